@@ -1,0 +1,78 @@
+"""Contrastive losses: pixels against nouns, queries against the objects of their image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def pooled(embedding: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean embedding of each region: (B, M, E) float32. embedding: (B, E, h, w); masks: (B, M, h, w) in 0..1."""
+    masks = masks.float()
+    total = torch.einsum("behw,bmhw->bme", embedding.float(), masks)
+    return total / masks.sum((-2, -1)).clamp(min=1e-4)[..., None]
+
+
+def target_contrast(
+    query: torch.Tensor,
+    regions: torch.Tensor,
+    positive: torch.Tensor,
+    candidate: torch.Tensor,
+    temperature: float = 0.07,
+) -> torch.Tensor:
+    """InfoNCE of every query against the regions of its image, with a "nothing" option of similarity 0.
+
+    query: (B, K, E); regions: (B, M, E); positive: (B, K, M) bool, the targets; candidate: (B, K, M) bool, regions
+    that count (targets, distractors, targets of other queries). A query without a target must choose "nothing".
+    Returns (B, K): minus the mean log-probability of the positives, each against all non-positives.
+    """
+    cosine = F.normalize(query.float(), dim=-1) @ F.normalize(regions.float(), dim=-1).transpose(1, 2)
+    logits = cosine / temperature
+    none = torch.zeros_like(logits[..., :1])
+    negatives = torch.cat([logits.masked_fill(positive | ~candidate, float("-inf")), none], -1).logsumexp(-1)
+    found = torch.logaddexp(negatives[..., None], logits) - logits
+    count = positive.sum(-1)
+    per_query = (found * positive).sum(-1) / count.clamp(min=1)
+    return torch.where(count > 0, per_query, negatives)
+
+
+def noun_labels(masks: torch.Tensor, nouns: torch.Tensor, size: tuple[int, int], background: int) -> torch.Tensor:
+    """Noun of every cell of a coarse map. masks: (B, M, H, W) in 0..1; nouns: (B, M) int64, -1 for unknown.
+
+    Returns (B, h, w) int64: the noun that covers at least half the cell, `background` where at most a tenth is covered,
+    -1 (ignore) elsewhere.
+    """
+    cover = F.interpolate(masks.float(), size=size, mode="area")
+    most, which = cover.max(1)
+    label = nouns.gather(1, which.flatten(1)).view(which.shape)
+    label = torch.where(most >= 0.5, label, torch.full_like(label, -1))
+    return torch.where(cover.sum(1) <= 0.1, torch.full_like(label, background), label)
+
+
+def dense_noun_loss(
+    embedding: torch.Tensor,
+    labels: torch.Tensor,
+    prototypes: torch.Tensor,
+    temperature: float = 0.07,
+    background_weight: float = 0.2,
+) -> torch.Tensor:
+    """Cross-entropy of each cell against all noun prototypes. embedding: (B, N, h, w) unit vectors; labels: (B, h, w),
+    -1 ignored; prototypes: (nouns + 1, N), the last one is the background. Returns (B,): a weighted mean over cells."""
+    logits = torch.einsum("bnhw,cn->bchw", embedding, F.normalize(prototypes.float(), dim=-1)) / temperature
+    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    background = len(prototypes) - 1
+    weight = torch.where(labels == background, background_weight, 1.0) * (labels >= 0)
+    return (loss * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-4)
+
+
+def query_noun_loss(
+    embedding: torch.Tensor, target_nouns: torch.Tensor, prototypes: torch.Tensor, temperature: float = 0.07
+) -> torch.Tensor:
+    """Which nouns a query means. embedding: (B, K, N) unit vectors; target_nouns: (B, K, nouns + 1) bool.
+
+    Returns (B, K): minus the log-probability mass on the target nouns; 0 for a query without one.
+    """
+    logits = torch.einsum("bkn,cn->bkc", embedding, F.normalize(prototypes.float(), dim=-1)) / temperature
+    inside = logits.masked_fill(~target_nouns, float("-inf")).logsumexp(-1)
+    some = target_nouns.any(-1)
+    return torch.where(some, logits.logsumexp(-1) - torch.where(some, inside, torch.zeros_like(inside)), 0.0)

@@ -1,0 +1,78 @@
+"""`VLSegConfig`: everything that rebuilds a native model without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+SEG_TOKEN, REJ_TOKEN = "[SEG]", "[REJ]"
+
+
+class VLSegConfig(PretrainedConfig):
+    """Configuration of `VLSegModel`.
+
+    Args:
+        vlm: the configuration of a Hugging Face image-text-to-text model (an object or its dict with `model_type`).
+        pixel_encoder: `{"kind": "open_clip", "vision_cfg": {...}, "embed_dim": int}`; see `models/pixel_encoder.py`.
+        head: sizes of pixel decoder and mask head; see `MASK_HEAD` below for keys and defaults.
+        seg_token_id, rej_token_id: ids of [SEG] and [REJ] in the VLM's vocabulary.
+        prefix_position: "none", or "fourier": a learned projection of 2-D coordinates is added to the image tokens
+            (for language models that see only 1-D positions and were not pretrained).
+        image_attention: "causal", or "bidirectional": the image tokens see each other (see `models/packing.py`).
+        image_positions: "sequential" as in pretraining, or "shared": all image tokens stand at position 0.
+        image: `{"mean": [3], "std": [3], "area": pixels, "multiple": int, "max_side": int}`: how a picture is resized.
+        query: `{"suffix": str, "max_tokens": int}`: text behind the user's words; longest query in tokens.
+        presence: `{"threshold": p, "scale": a, "bias": b}`; score = sigmoid(a (logit[SEG] - logit[REJ]) + b).
+        card: facts about the training that `save_pretrained` writes into the model card.
+    """
+
+    model_type = "vlseg"
+    MASK_HEAD = {  # noqa: RUF012  (documented defaults, never changed in place)
+        "dim": 96,  # channels of the pyramid and width of the mask queries
+        "embed_dim": 64,  # pixel embedding at stride 4
+        "detail_dim": 16,  # pixel embedding at stride 2; 0 switches the image-guided step off
+        "layers": 3,  # decoder layers in which a query reads the pyramid
+        "heads": 4,
+        "nouns": 0,  # prototypes of the dense noun contrast; 0: none
+        "noun_dim": 64,
+    }
+
+    def __init__(
+        self,
+        vlm: PretrainedConfig | dict[str, Any] | None = None,
+        pixel_encoder: dict[str, Any] | None = None,
+        head: dict[str, Any] | None = None,
+        seg_token_id: int = 0,
+        rej_token_id: int = 1,
+        prefix_position: str = "none",
+        image_attention: str = "causal",
+        image_positions: str = "sequential",
+        image: dict[str, Any] | None = None,
+        query: dict[str, Any] | None = None,
+        presence: dict[str, float] | None = None,
+        card: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(vlm, dict):
+            vlm = AutoConfig.for_model(**vlm)
+        self.vlm: Any = vlm
+        self.pixel_encoder = dict(pixel_encoder or {})
+        self.head = {**self.MASK_HEAD, **(head or {})}
+        self.seg_token_id, self.rej_token_id = seg_token_id, rej_token_id
+        self.prefix_position = prefix_position
+        self.image_attention = image_attention
+        self.image_positions = image_positions
+        standard = {"mean": [0.5] * 3, "std": [0.5] * 3, "area": 65536, "multiple": 32, "max_side": 1024}
+        self.image = {**standard, **(image or {})}
+        self.query = {"suffix": ":", "max_tokens": 64, **(query or {})}
+        self.presence = {"threshold": 0.5, "scale": 1.0, "bias": 0.0, **(presence or {})}
+        self.card = dict(card or {})
+        super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the VLM's configuration keeps its `model_type`, so that it is rebuilt as its own class."""
+        data = super().to_dict()
+        if self.vlm is not None:
+            data["vlm"] = self.vlm.to_dict()
+        return data

@@ -1,0 +1,103 @@
+"""Checkpoints that are whole or not there: written beside, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+STATE = "state.pt"
+
+
+class Ema:
+    """Exponential moving average of a model's parameters. `decay` is reached slowly: min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self.parameters: list[torch.Tensor] = list(model.parameters())
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    def update(self) -> None:
+        """Fold in the parameters as they are now."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self):
+        """Within the block the model holds the averages."""
+        now = [p.detach().clone() for p in self.parameters]
+        self._copy(self.average)
+        try:
+            yield
+        finally:
+            self._copy(now)
+
+    def _copy(self, values: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors for a checkpoint."""
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.updates = state["updates"]
+        torch._foreach_copy_(self.average, state["average"])
+
+
+def step_folders(root: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    found = [p for p in root.glob("step-*") if p.name[5:].isdigit() and (p / STATE).exists()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def save(root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write `root/step-N` whole, then drop all but the newest `keep`."""
+    root.mkdir(parents=True, exist_ok=True)
+    target, partial = root / f"step-{step}", root / f".step-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    with open(partial / STATE, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)
+    for old in step_folders(root)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_newest(root: Path, log: Any = print) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None. A broken one is named and passed over."""
+    for folder in reversed(step_folders(root)):
+        try:
+            return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            log(f"{folder}: cannot be read ({type(error).__name__}); falling back to the one before")
+    return None
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Take lines of later steps out of a metrics file, so that a resumed run does not tell them twice."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in lines))
+    os.replace(partial, path)
