@@ -55,14 +55,23 @@ def dense_noun_loss(
     prototypes: torch.Tensor,
     temperature: float = 0.07,
     background_weight: float = 0.2,
+    background_every: int = 4,
 ) -> torch.Tensor:
     """Cross-entropy of each cell against all noun prototypes. embedding: (B, N, h, w) unit vectors; labels: (B, h, w),
-    -1 ignored; prototypes: (nouns + 1, N), the last one is the background. Returns (B,): a weighted mean over cells."""
-    logits = torch.einsum("bnhw,cn->bchw", embedding, F.normalize(prototypes.float(), dim=-1)) / temperature
-    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    -1 ignored; prototypes: (nouns + 1, N), the last one is the background. Returns (B,): a weighted mean over cells.
+
+    Of the background only every n-th cell counts (all of an object's do): most of a picture is background, and the
+    product with hundreds of prototypes is what this loss costs.
+    """
     background = len(prototypes) - 1
-    weight = torch.where(labels == background, background_weight, 1.0) * (labels >= 0)
-    return (loss * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-4)
+    index = torch.arange(labels[0].numel(), device=labels.device).view(labels.shape[1:])
+    keep = (labels >= 0) & ((labels != background) | (index % background_every == 0))
+    rows, wanted = embedding.permute(0, 2, 3, 1)[keep], labels[keep]
+    loss = F.cross_entropy(rows @ (F.normalize(prototypes.float(), dim=-1) / temperature).t(), wanted, reduction="none")
+    weight = torch.where(wanted == background, background_weight, 1.0)
+    image = keep.nonzero()[:, 0]
+    total = loss.new_zeros(len(labels)).index_add(0, image, loss * weight)
+    return total / loss.new_zeros(len(labels)).index_add(0, image, weight).clamp(min=1e-4)
 
 
 def query_noun_loss(

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vlseg.config import dump_yaml
 from vlseg.evaluation.scenes import score_scenes
 from vlseg.metrics.referring import by_kind, summary
+from vlseg.models.configuration import VLSegConfig
 from vlseg.models.cpu_speed import prefer_float32_depthwise
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.presets import build_preset
@@ -35,7 +36,13 @@ from vlseg.worlds.sprites import SpriteWorld
 
 
 def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
-    """The model that a run starts from: a checkpoint folder, or a preset with fresh weights."""
+    """The model that a run starts from: a checkpoint folder, or a preset with fresh weights.
+
+    A run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says today.
+    """
+    start = Path(config.out) / "start"
+    if (start / VLSegProcessor.FILE).exists():
+        return VLSegModel(VLSegConfig.from_pretrained(start)), VLSegProcessor.from_pretrained(start)
     if config.model.source:
         folder = Path(config.model.source)
         if not (folder / "config.json").exists():
@@ -204,6 +211,8 @@ class Trainer:
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.yaml").write_text(dump_yaml(config))
+            self.plain.config.save_pretrained(self.out / "start")
+            self.processor.save_pretrained(self.out / "start")
         self.resume()
         from torch.utils.tensorboard import SummaryWriter
 

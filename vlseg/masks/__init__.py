@@ -1,0 +1,1 @@
+"""Pixels, RLE, outlines, COCO polygons, SVG paths, pictures of them. Needs numpy, Pillow, pycocotools; no torch."""
