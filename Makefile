@@ -1,0 +1,30 @@
+# `make segment` and `make test` do all the set-up on a fresh machine and then the job; a second call is quick.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: segment test lint clean
+
+segment: $(READY)
+	$(BIN)/vlseg segment examples/table.png "the red apple" "the mug left of the teapot" "the zebra" --out out
+	@echo "masks, overlay, SVG and JSON are in out/"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Pins come from constraints.txt; the stamp is renewed when either file changes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlseg needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build dist
