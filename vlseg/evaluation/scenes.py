@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,23 +24,24 @@ def score_scenes(
     Free-running: the state that predicts [SEG] or [REJ] decides; a mask is scored at the scene's own size.
     """
     was = model.training
-    cases: list[Case] = []
-    pending: list[Any] = []
     threshold = model.config.presence["threshold"] if threshold is None else threshold
     model.eval()
-    for scene in scenes:
-        pending.append(scene)
-        if len(pending) == batch or (pending and pending[0].ids.shape != scene.ids.shape):
-            cases += _score_batch(model, processor, pending, threshold, len(cases))
+    cases: list[Case] = []
+    pending: list[Any] = []
+    first = 0
+    for scene in itertools.chain(scenes, [None]):
+        full = len(pending) == batch or scene is None or (pending and pending[0].ids.shape != scene.ids.shape)
+        if pending and full:
+            cases += _score_batch(model, processor, pending, threshold, first)
+            first += len(pending)
             pending = []
-    if pending:
-        cases += _score_batch(model, processor, pending, threshold, len(cases))
+        pending.append(scene)
     model.train(was)
     return cases
 
 
 def _score_batch(
-    model: VLSegModel, processor: VLSegProcessor, scenes: Sequence[Any], threshold: float, start: int
+    model: VLSegModel, processor: VLSegProcessor, scenes: Sequence[Any], threshold: float, first: int
 ) -> list[Case]:
     packed = pack_queries([[processor.query_ids(q.text) for q in s.queries] for s in scenes], processor.pad_id)
     pixels = processor.normalise(torch.from_numpy(np.stack([s.image for s in scenes])))
@@ -60,7 +62,7 @@ def _score_batch(
                     prediction,
                     truth,
                     [scene.ids == d + 1 for d in query.distractors],
-                    image=str(start + b),
+                    image=str(first + b),
                     kind=query.kind,
                     absent=not query.targets,
                     found=found,

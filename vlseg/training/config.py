@@ -78,6 +78,7 @@ class TrainConfig:
     eval_every: int = 2000
     save_every: int = 500
     keep: int = 2
+    export_dtype: Literal["float32", "float16"] = "float32"
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     stages: list[Stage] = field(default_factory=lambda: [Stage(1_000_000_000, 16, [[128, 128]])])

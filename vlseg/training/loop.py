@@ -121,11 +121,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def export(self, name: str) -> None:
-        """Write the averaged weights as a checkpoint folder that `Segmenter` loads."""
+        """Write the averaged weights as a checkpoint folder that `Segmenter` loads, in `config.export_dtype`."""
         if not self.main:
             return
+        dtype = getattr(torch, self.config.export_dtype)
         with self.ema.applied():
-            self.plain.save_pretrained(self.out / name)
+            state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.plain.state_dict().items()}
+            self.plain.save_pretrained(self.out / name, state_dict=state)
         self.processor.save_pretrained(self.out / name)
 
     def say(self, text: str) -> None:

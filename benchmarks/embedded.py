@@ -1,0 +1,140 @@
+"""Score the embedded model on unseen scenes: by kind, by size, on a held-out style, and with parts switched off.
+
+    python benchmarks/embedded.py [--model FOLDER] [--scenes 500] [--json]
+
+All scores are free-running, at the scene's own 256 px, with 95 % intervals by bootstrap over images. Objects of less
+than 24 px are counted apart: a stride-4 map cannot draw them. `--calibrate` first fits the presence score on other scenes
+and writes it into the checkpoint; `--card` writes `scores.json` beside the weights, for `card.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEEDS = {"scenes": 910_001, "held-out style": 920_001, "parts": 930_001, "calibration": 940_001}
+SIZE, SMALL = (256, 256), 24
+
+
+def scenes(world: Any, seed: int, count: int, queries: int = 8) -> Any:
+    """Unseen scenes: the training stream uses seed 1."""
+    return (world.scene(seed, i, SIZE, queries) for i in range(count))
+
+
+def calibrate(model: Any, processor: Any, world: Any, count: int) -> dict[str, float]:
+    """Fit scale, bias and threshold of the presence score on scenes that are used for nothing else."""
+    from vlseg.evaluation.calibrate import best_threshold, platt
+    from vlseg.evaluation.scenes import score_scenes
+
+    model.config.presence = {"scale": 1.0, "bias": 0.0, "threshold": 0.5}
+    cases = score_scenes(model, processor, scenes(world, SEEDS["calibration"], count))
+    present = np.array([not c.absent for c in cases])
+    score = np.clip([c.score for c in cases], 1e-7, 1 - 1e-7)
+    evidence = np.log(score / (1 - score))
+    scale, bias = platt(evidence, present)
+    threshold = best_threshold(1 / (1 + np.exp(-(scale * evidence + bias))), present)
+    return {"scale": round(scale, 4), "bias": round(bias, 4), "threshold": threshold}
+
+
+def measure(model: Any, processor: Any, count: int, parts: int) -> dict[str, Any]:
+    """All tables as plain data."""
+    from vlseg.evaluation.ablate import PARTS, ShuffledQueries, without
+    from vlseg.evaluation.scenes import score_scenes
+    from vlseg.metrics.bootstrap import with_intervals
+    from vlseg.metrics.referring import by_kind
+    from vlseg.worlds.sprites import SpriteWorld
+
+    world, other = SpriteWorld(styles="train"), SpriteWorld(styles="held_out")
+    cases = score_scenes(model, processor, scenes(world, SEEDS["scenes"], count))
+    seen = [c for c in cases if c.absent or c.extent >= SMALL]
+    tiny = [c for c in cases if not c.absent and c.extent < SMALL]
+    kinds = {k: with_intervals([c for c in seen if c.kind == k]) for k in sorted({c.kind for c in seen})}
+    held = score_scenes(model, processor, scenes(other, SEEDS["held-out style"], count))
+    result = {
+        "scenes": count,
+        "overall": with_intervals(seen),
+        "below 24 px": with_intervals(tiny),
+        "kinds": kinds,
+        "held-out style": with_intervals([c for c in held if c.absent or c.extent >= SMALL]),
+    }
+
+    few = list(scenes(world, SEEDS["parts"], parts))
+
+    def by(cases: list[Any]) -> dict[str, float]:
+        kinds = by_kind([c for c in cases if not c.absent])
+        whole = float(np.mean([c.iou for c in cases if not c.absent]))
+        return {"all": whole, **{k: s["mIoU"] for k, s in kinds.items()}}
+
+    # Parts are judged by their masks alone (threshold 0), or a rejection would hide what the mask is worth.
+    ablations = {"whole model": by(score_scenes(model, processor, few, threshold=0.0))}
+    mixed = [ShuffledQueries(a, b) for a, b in zip(few, itertools.chain(few[1:], few[:1]), strict=True)]
+    ablations["queries of another image"] = by(score_scenes(model, processor, mixed, threshold=0.0))
+    for part in PARTS:
+        with without(model, part):
+            ablations[f"without {part}"] = by(score_scenes(model, processor, few, threshold=0.0))
+    result["parts"] = {"scenes": parts, "mIoU": ablations}
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+
+    def cell(scores: dict[str, Any], name: str) -> str:
+        entry = scores.get(name)
+        return "" if entry is None else f"{entry['value']:.3f} ({entry['ci95'][0]:.3f}–{entry['ci95'][1]:.3f})"
+
+    columns = ["mIoU", "cIoU", "P@0.5", "wrong-instance", "T-acc", "N-acc"]
+    lines = ["| | cases | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    rows = {"all, objects ≥ 24 px": result["overall"], **result["kinds"]}
+    rows |= {"objects < 24 px": result["below 24 px"], "drawing style held out": result["held-out style"]}
+    for name, scores in rows.items():
+        cases = max((e["cases"] for e in scores.values()), default=0)
+        lines.append(f"| {name} | {cases} | " + " | ".join(cell(scores, c) for c in columns) + " |")
+    parts = result["parts"]["mIoU"]
+    names = list(parts["whole model"])
+    lines += ["", "| mIoU, rejection off | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for part, scores in parts.items():
+        lines.append(f"| {part} | " + " | ".join(f"{scores[n]:.3f}" for n in names) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="a checkpoint folder (default: the embedded model)")
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--parts", type=int, default=200, help="scenes for the switched-off parts")
+    parser.add_argument(
+        "--calibrate", type=int, default=0, metavar="SCENES", help="fit the presence score on so many first"
+    )
+    parser.add_argument("--card", action="store_true", help="write scores.json beside the weights")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else on stdout")
+    args = parser.parse_args()
+
+    from vlseg.models.modeling import VLSegModel
+    from vlseg.models.processing import VLSegProcessor
+    from vlseg.systems.registry import EMBEDDED, WEIGHTS
+    from vlseg.worlds.sprites import SpriteWorld
+
+    folder = Path(args.model or WEIGHTS / EMBEDDED)
+    model = VLSegModel.from_pretrained(folder, dtype="float32").eval()
+    processor = VLSegProcessor.from_pretrained(folder)
+    start = time.perf_counter()
+    if args.calibrate:
+        model.config.presence = calibrate(model, processor, SpriteWorld(styles="train"), args.calibrate)
+        model.config.save_pretrained(folder)
+    result = {"model": args.model or EMBEDDED, "presence": model.config.presence}
+    result |= measure(model, processor, args.scenes, args.parts)
+    result["minutes"] = round((time.perf_counter() - start) / 60, 1)
+    if args.card:
+        (folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result) if args.json else table(result))
+
+
+if __name__ == "__main__":
+    main()
