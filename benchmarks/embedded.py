@@ -3,8 +3,8 @@
     python benchmarks/embedded.py [--model FOLDER] [--scenes 500] [--json]
 
 All scores are free-running, at the scene's own 256 px, with 95 % intervals by bootstrap over images. Objects of less
-than 24 px are counted apart: a stride-4 map cannot draw them. `--calibrate` first fits the presence score on other scenes
-and writes it into the checkpoint; `--card` writes `scores.json` beside the weights, for `card.py`.
+than 24 px are counted apart: a stride-4 map cannot draw them. `--calibrate` first fits the presence score on other
+scenes and writes it into the checkpoint; `--card` writes `scores.json` beside the weights, for `card.py`.
 """
 
 from __future__ import annotations

@@ -79,10 +79,15 @@ def build_preset(name: str, words: Iterable[str], nouns: int, seed: int) -> tupl
         image_attention="bidirectional",
         image_positions="shared",
     )
+    return fresh(config, seed), VLSegProcessor.from_config(tokenizer, config)
+
+
+def fresh(config: VLSegConfig, seed: int) -> VLSegModel:
+    """A model with random weights; the same seed gives the same weights."""
     torch.manual_seed(seed)
     model = VLSegModel(config)
     with torch.no_grad():
         for key, value in model.named_parameters():
             if key.endswith(".gamma"):  # ConvNeXt's layer scale starts at 1e-6, meant for 300-epoch runs
                 value.fill_(0.1)
-    return model, VLSegProcessor.from_config(tokenizer, config)
+    return model

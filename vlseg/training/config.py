@@ -66,6 +66,16 @@ class LossSection:
 
 
 @dataclass
+class WarmupSection:
+    """Steps before the run proper in which the towers learn nouns on mosaics; see `vlseg/training/warmup.py`."""
+
+    steps: int = 0
+    images: int = 16
+    size: list[int] = field(default_factory=lambda: [128, 128])
+    lr: float = 2e-3
+
+
+@dataclass
 class TrainConfig:
     """All of a run; every key can be overridden on the command line as `section.key=value`."""
 
@@ -81,6 +91,7 @@ class TrainConfig:
     export_dtype: Literal["float32", "float16"] = "float32"
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
+    warmup: WarmupSection = field(default_factory=WarmupSection)
     stages: list[Stage] = field(default_factory=lambda: [Stage(1_000_000_000, 16, [[128, 128]])])
     optim: OptimSection = field(default_factory=OptimSection)
     loss: LossSection = field(default_factory=LossSection)

@@ -24,13 +24,14 @@ from vlseg.metrics.referring import by_kind, summary
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.cpu_speed import prefer_float32_depthwise
 from vlseg.models.modeling import VLSegModel
-from vlseg.models.presets import build_preset
+from vlseg.models.presets import build_preset, fresh
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.batches import Batch, SceneBatches
-from vlseg.training.checkpoint import Ema, append_line, drop_lines_after, load_newest, save
+from vlseg.training.checkpoint import Ema, append_line, drop_lines_after, load_newest, save, step_folders
 from vlseg.training.config import TrainConfig
 from vlseg.training.objective import loss_sums
 from vlseg.training.schedule import rate
+from vlseg.training.warmup import warm_up
 from vlseg.types import VLSegError
 from vlseg.worlds.sprites import SpriteWorld
 
@@ -38,11 +39,8 @@ from vlseg.worlds.sprites import SpriteWorld
 def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
     """The model that a run starts from: a checkpoint folder, or a preset with fresh weights.
 
-    A run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says today.
+    A preset's run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says today.
     """
-    start = Path(config.out) / "start"
-    if (start / VLSegProcessor.FILE).exists():
-        return VLSegModel(VLSegConfig.from_pretrained(start)), VLSegProcessor.from_pretrained(start)
     if config.model.source:
         folder = Path(config.model.source)
         if not (folder / "config.json").exists():
@@ -50,6 +48,9 @@ def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
         return VLSegModel.from_pretrained(folder, dtype=torch.float32), VLSegProcessor.from_pretrained(folder)
     if config.model.preset is None:
         raise VLSegError("model: give model.preset or model.source")
+    start = Path(config.out) / "start"
+    if (start / VLSegProcessor.FILE).exists():
+        return fresh(VLSegConfig.from_pretrained(start), config.seed), VLSegProcessor.from_pretrained(start)
     world = SpriteWorld(styles="train")
     return build_preset(config.model.preset, world.vocabulary(), len(world.nouns), config.seed)
 
@@ -86,10 +87,26 @@ class Trainer:
             betas=(optim.betas[0], optim.betas[1]),
             fused=True,
         )
+        if config.warmup.steps and not step_folders(self.out / "checkpoints"):
+            self.keep_start()
+            warm_up(config, self.plain, self.processor, self.accelerator, self.log_warmup)
         self.model, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         self.ema = Ema(self.plain, optim.ema)
         self.step, self.seen, self.best = 0, 0, -1.0
         self.stop_signal: int | None = None
+
+    def keep_start(self) -> None:
+        """Shape and vocabulary of this run, for every later start of it."""
+        if self.main:
+            self.plain.config.save_pretrained(self.out / "start")
+            self.processor.save_pretrained(self.out / "start")
+        self.accelerator.wait_for_everyone()
+
+    def log_warmup(self, record: dict[str, Any]) -> None:
+        """One line of the warm-up, to `warmup.jsonl` and stderr."""
+        if self.main:
+            append_line(self.out / "warmup.jsonl", record)
+            self.say(" ".join(f"{k}={v}" for k, v in record.items()))
 
     # state -----------------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -213,8 +230,7 @@ class Trainer:
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.yaml").write_text(dump_yaml(config))
-            self.plain.config.save_pretrained(self.out / "start")
-            self.processor.save_pretrained(self.out / "start")
+        self.keep_start()
         self.resume()
         from torch.utils.tensorboard import SummaryWriter
 
@@ -223,17 +239,21 @@ class Trainer:
             signal.signal(number, self._stop)
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not (self.main and sys.stderr.isatty()))
         self.model.train()
+        recent: list[dict[str, float]] = []  # what happened since the last line of the log
         stream, since, seen = self.batches(), time.perf_counter(), self.seen
         while self.step < config.steps:
             record = self.train_step([next(stream) for _ in range(config.optim.accumulate)])
+            recent.append(record)
             bar.update()
             done = self.step == config.steps
             if self.step % config.log_every == 0 or done:
                 now = time.perf_counter()
                 speed = (self.seen - seen) / (now - since)
                 since, seen = now, self.seen
-                self.write(board, {"step": self.step, "seen": self.seen, "expr_per_s": round(speed, 1), **record})
-                bar.set_postfix_str(f"loss {record['loss']:.3f} {speed:.0f} expr/s")
+                means = {k: round(sum(r[k] for r in recent) / len(recent), 5) for k in record}
+                recent.clear()
+                self.write(board, {"step": self.step, "seen": self.seen, "expr_per_s": round(speed, 1), **means})
+                bar.set_postfix_str(f"loss {means['loss']:.3f} {speed:.0f} expr/s")
             if (config.eval_every and self.step % config.eval_every == 0) or done:
                 self.judge(board)
                 since, seen = time.perf_counter(), self.seen

@@ -27,6 +27,10 @@ class Family:
         """(P,) int64: the ids of the prefix of an image of `tokens` image tokens."""
         return torch.full((tokens,), self.config.vlm.image_token_id, dtype=torch.long)
 
+    def tower(self, vlm: Any) -> nn.Module | None:
+        """The stock class's vision tower as a timm module, where it is one."""
+        return None
+
     def idle(self, vlm: Any) -> list[nn.Module]:
         """Modules of the stock class that a forward pass never runs: they must not wait for gradients."""
         return []

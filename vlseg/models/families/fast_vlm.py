@@ -12,6 +12,10 @@ from vlseg.models.families.base import Family
 class FastVlmFamily(Family):
     """`FastVlmForConditionalGeneration`; the tower takes any size that its stride divides."""
 
+    def tower(self, vlm: Any) -> nn.Module | None:
+        """The timm tower itself."""
+        return vlm.model.vision_tower.timm_model
+
     def idle(self, vlm: Any) -> list[nn.Module]:
         """The timm tower's classification head: the feature map is taken before it."""
         head = getattr(vlm.model.vision_tower.timm_model, "head", None)

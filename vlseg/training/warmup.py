@@ -1,0 +1,155 @@
+"""Before the run proper: the towers learn what things are called, on crowded pictures and without a language model.
+
+A convolutional tower from nothing needs millions of views of objects before a word can be tied to what it sees. A
+mosaic shows four times the objects of a scene, and a step without language model and mask head costs less than half:
+several times the views a second. The pixel encoder learns; the language model's own tower, where it has the same shape,
+starts from a copy.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from vlseg.losses.contrast import dense_noun_loss, noun_labels
+from vlseg.models.modeling import VLSegModel
+from vlseg.models.processing import VLSegProcessor
+from vlseg.training.checkpoint import load_newest, save
+from vlseg.training.config import OptimSection, TrainConfig
+from vlseg.training.schedule import rate
+from vlseg.types import VLSegError
+from vlseg.worlds.mosaic import mosaic
+
+
+class MosaicBatches(Dataset):
+    """Batch n: pixels (B, H, W, 3) uint8, ids (B, H, W) uint8, glyphs (B, M) int64 with -1 for none."""
+
+    def __init__(self, seed: int, images: int, size: tuple[int, int], length: int):
+        self.seed, self.images, self.size, self.length = seed, images, size, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if get_worker_info() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        made = [mosaic(self.seed, index * 1024 + i, self.size) for i in range(self.images)]
+        glyphs = np.full((self.images, max(len(m[2]) for m in made)), -1, np.int64)
+        for row, (_, _, names) in zip(glyphs, made, strict=True):
+            row[: len(names)] = names
+        pixels, ids = np.stack([m[0] for m in made]), np.stack([m[1] for m in made])
+        return torch.from_numpy(pixels), torch.from_numpy(ids), torch.from_numpy(glyphs)
+
+
+class NounTower(nn.Module):
+    """The part of a model that names pixels."""
+
+    def __init__(self, model: VLSegModel):
+        super().__init__()
+        if model.noun_prototypes is None:
+            raise VLSegError("warmup.steps: this model has no noun prototypes to learn with")
+        self.encoder, self.decoder = model.pixel_encoder, model.pixel_decoder
+        self.prototypes = model.noun_prototypes
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) to noun embeddings (B, N, H/8, W/8) and the prototypes (nouns + 1, N)."""
+        nouns = self.decoder(pixels, self.encoder(pixels)).nouns
+        return nouns, self.prototypes
+
+
+def cell_nouns(ids: torch.Tensor, glyphs: torch.Tensor, size: tuple[int, int], background: int) -> torch.Tensor:
+    """Noun of every cell, (B, h, w) int64, as in `noun_labels`. ids: (B, H, W) uint8; glyphs: (B, M) int64."""
+    regions = (
+        ids[:, None] == torch.arange(1, glyphs.shape[1] + 1, device=ids.device, dtype=ids.dtype)[None, :, None, None]
+    )
+    return noun_labels(regions, glyphs, size, background)
+
+
+def copy_tower(model: VLSegModel) -> int:
+    """Copy the pixel encoder into the language model's own tower; returns the number of tensors that fitted."""
+    tower = model.family.tower(model.vlm)
+    if tower is None:
+        return 0
+    mine, theirs = model.pixel_encoder.trunk.state_dict(), tower.state_dict()
+    fits = {k: v for k, v in mine.items() if k in theirs and theirs[k].shape == v.shape}
+    if len(fits) == len(mine):
+        tower.load_state_dict(fits, strict=False)
+        return len(fits)
+    return 0
+
+
+def warm_up(
+    config: TrainConfig, model: VLSegModel, processor: VLSegProcessor, accelerator: Accelerator, log: Any
+) -> None:
+    """Run or resume `config.warmup`, leaving the model with warm towers. log: takes a record with its step."""
+    section, folder = config.warmup, Path(config.out) / "warmup"
+    tower = NounTower(model)
+    idle = freeze_idle(tower, processor)
+    parameters = [p for p in tower.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=section.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    wrapped, optimizer = accelerator.prepare(tower, optimizer)
+    shape = OptimSection(warmup=200, schedule="constant-decay", decay=0.3)
+    step = 0
+    if (state := load_newest(folder, print)) is not None:
+        tower.load_state_dict(state["tower"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    ranks, rank = accelerator.num_processes, accelerator.process_index
+    size = (section.size[0], section.size[1])
+    data = MosaicBatches(config.data.seed, section.images, size, section.steps * ranks)
+    numbers = range(step * ranks + rank, section.steps * ranks, ranks)
+    workers = config.data.workers
+    loader = DataLoader(
+        data, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    recent: list[tuple[float, float]] = []
+    for pixels, ids, glyphs in loader:
+        for group in optimizer.param_groups:
+            group["lr"] = section.lr * rate(step, section.steps, shape)
+        with accelerator.autocast():
+            nouns, prototypes = wrapped(processor.normalise(pixels.to(accelerator.device)))
+        background = len(prototypes) - 1
+        labels = cell_nouns(ids, glyphs, (nouns.shape[-2], nouns.shape[-1]), background).to(nouns.device)
+        loss = dense_noun_loss(nouns.float(), labels, prototypes).mean()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        recent.append((loss.item(), accuracy(nouns, labels, prototypes)))
+        if step % config.log_every == 0 or step == section.steps:
+            loss_mean, right = (round(float(v), 4) for v in np.mean(recent, 0))
+            log({"warmup_step": step, "loss": loss_mean, "noun_accuracy": right})
+            recent.clear()
+        if (step % config.save_every == 0 or step == section.steps) and accelerator.is_main_process:
+            save(folder, step, {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, 2)
+    for parameter in idle:
+        parameter.requires_grad_(True)
+    if not copy_tower(model):
+        log({"warmup_step": step, "copied": 0})
+
+
+@torch.no_grad()
+def accuracy(nouns: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor) -> float:
+    """Share of object cells whose nearest prototype is their own."""
+    keep = (labels >= 0) & (labels < len(prototypes) - 1)
+    nearest = (nouns.float().permute(0, 2, 3, 1)[keep] @ nn.functional.normalize(prototypes, dim=-1).t()).argmax(-1)
+    return float((nearest == labels[keep]).float().mean()) if keep.any() else 0.0
+
+
+def freeze_idle(tower: NounTower, processor: VLSegProcessor) -> list[nn.Parameter]:
+    """Freeze what naming does not use (finer levels of the pyramid), so that no rank waits for its gradient."""
+    nouns, prototypes = tower(processor.normalise(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)))
+    (nouns.sum() + prototypes.sum()).backward()
+    idle = [p for p in tower.parameters() if p.requires_grad and p.grad is None]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    tower.zero_grad(set_to_none=True)
+    return idle
