@@ -8,7 +8,7 @@ from vlseg.models.presets import build_preset
 from vlseg.models.processing import VLSegProcessor
 from vlseg.types import VLSegError
 
-WORDS = "the red dog left of a tree mug next to is which".split()
+WORDS = ["the", "red", "dog", "left", "of", "a", "tree", "mug", "next", "to", "is", "which"]
 QUERIES = ["the red dog", "mug left of the tree", "the xyz", "which dog is next to a mug ?", "tree"]
 
 
@@ -130,8 +130,10 @@ def test_input_size(pair, height, width):
 def test_gradients_reach_every_part(pair):
     model, processor = build_preset("tiny", WORDS, nouns=7, seed=0)
     out = model(pixel_values=pixels(), **processor.pack([QUERIES]).tensors())
-    total = out.mask_logits.square().mean() + out.token_logits.square().mean() + sum(
-        c.square().mean() for c in out.coarse_logits
+    total = (
+        out.mask_logits.square().mean()
+        + out.token_logits.square().mean()
+        + sum(c.square().mean() for c in out.coarse_logits)
     )
     for nouns in (out.query_nouns, out.pixel_nouns, out.token_nouns):
         total = total + nouns[..., 0].sum()

@@ -39,7 +39,8 @@ from vlseg.worlds.sprites import SpriteWorld
 def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
     """The model that a run starts from: a checkpoint folder, or a preset with fresh weights.
 
-    A preset's run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says today.
+    A preset's run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says
+    today.
     """
     if config.model.source:
         folder = Path(config.model.source)

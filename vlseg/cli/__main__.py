@@ -1,0 +1,7 @@
+"""`python -m vlseg.cli`."""
+
+import sys
+
+from vlseg.cli.app import main
+
+sys.exit(main())

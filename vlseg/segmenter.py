@@ -1,0 +1,149 @@
+"""`Segmenter`: what users hold. A picture and words in, a `Result` out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from vlseg.data.images import MAX_PIXELS, open_image
+from vlseg.systems.base import System, check_queries, check_thresholds
+from vlseg.systems.registry import load_system
+from vlseg.types import Answer, Mode, Result, VLSegError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    Picture = str | Path | Image.Image | np.ndarray
+
+MODES = ("mask", "path")
+REFINERS = ("none", "vlseg", "sam2")
+
+
+class Segmenter:
+    """Words to masks with one model.
+
+    Args:
+        model: None or "vlseg-mini" (embedded), the folder of a checkpoint, "org/name" on the Hub, or a `System`.
+        device: "cpu", "cuda", "cuda:1", ...; default: the first GPU, else the CPU.
+        dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, bfloat16 on a GPU.
+        max_pixels: larger images are refused.
+        keep_picture: results hold their picture, so that `Result.overlay` works.
+
+    Raises VLSegError, in one line, for a model that is unknown, missing or broken, and a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | System | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        keep_picture: bool = True,
+    ):
+        ready = model is not None and not isinstance(model, str | Path)
+        self.system: System = model if ready else load_system(model, device, dtype)  # type: ignore[assignment,arg-type]
+        self.max_pixels, self.keep_picture = max_pixels, keep_picture
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.system.name
+
+    @overload
+    def __call__(
+        self,
+        image: Picture,
+        queries: str | Sequence[str],
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        mode: Mode = "mask",
+        refine: str = "none",
+    ) -> Result: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[Picture],
+        queries: str | Sequence[str] | Sequence[Sequence[str]],
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        mode: Mode = "mask",
+        refine: str = "none",
+    ) -> list[Result]: ...
+
+    def __call__(
+        self,
+        image: Any,
+        queries: Any,
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        mode: Mode = "mask",
+        refine: str = "none",
+    ) -> Result | list[Result]:
+        """Answer queries about an image, or about each of a list of images.
+
+        image: path, URL, PIL image, ``(H, W, 3) uint8`` array, or a list (tuple) of these. queries: one text or a list
+        of texts; for a list of images a list of such lists, or one list that is asked of every image.
+        presence_threshold: score in 0..1 from which on a query counts as found; default: the model's own.
+        mask_threshold: probability above which a pixel is foreground. mode: "mask", or "path" where the model has one.
+
+        Returns one `Result`, or a list of them. `seconds` leaves out the reading of files; in a batch it is the share
+        of an image. Raises VLSegError for an image that cannot be read, an empty query, a threshold out of range, and
+        a mode or refiner that the model does not have.
+        """
+        self.check(presence_threshold, mask_threshold, mode, refine)
+        many = isinstance(image, list | tuple)
+        rows = self._rows(image, queries) if many else [check_queries(queries)]
+        opened = [open_image(source, self.max_pixels) for source in (image if many else [image])]
+        start = time.perf_counter()
+        answers = self.system.segment_batch(
+            [picture for picture, _ in opened],
+            rows,
+            presence_threshold=presence_threshold,
+            mask_threshold=mask_threshold,
+        )
+        seconds = (time.perf_counter() - start) / max(len(opened), 1)
+        protocol = self.protocol(presence_threshold, mask_threshold)
+        results = [
+            self._result(picture, name, row, protocol, seconds)
+            for (picture, name), row in zip(opened, answers, strict=True)
+        ]
+        return results if many else results[0]
+
+    def check(
+        self, presence_threshold: float | None, mask_threshold: float, mode: str = "mask", refine: str = "none"
+    ) -> None:
+        """Raises VLSegError for settings that are wrong, or that this model cannot follow."""
+        check_thresholds(presence_threshold, mask_threshold)
+        if mode not in MODES:
+            raise VLSegError(f"mode {mode!r}: unknown; known: {', '.join(MODES)}")
+        if mode not in self.system.modes:
+            raise VLSegError(f"{self.name} has no {mode} mode; use --mode {self.system.modes[0]}")
+        if refine not in REFINERS:
+            raise VLSegError(f"refine {refine!r}: unknown; known: {', '.join(REFINERS)}")
+        if refine != "none":
+            raise VLSegError(f"{self.name} has no refiner {refine!r}; use --refine none")
+
+    def protocol(self, presence_threshold: float | None = None, mask_threshold: float = 0.5) -> str:
+        """How answers come about, in one line; part of every `Result`."""
+        threshold = self.system.presence_threshold if presence_threshold is None else presence_threshold
+        level = math.log(mask_threshold / (1 - mask_threshold))
+        return (
+            f"{self.system.protocol}; found: score >= {threshold:g}; mask: p > {mask_threshold:g} (logit > {level:.4g})"
+        )
+
+    def _rows(self, images: Sequence[Any], queries: Any) -> list[list[str]]:
+        if isinstance(queries, str) or (queries and all(isinstance(q, str) for q in queries)):
+            return [check_queries(queries) for _ in images]
+        if len(queries) != len(images):
+            raise VLSegError(f"{len(images)} images with {len(queries)} lists of queries: give one list an image")
+        return [check_queries(row) for row in queries]
+
+    def _result(self, picture: Image.Image, name: str, answers: list[Answer], protocol: str, seconds: float) -> Result:
+        kept = picture if self.keep_picture else None
+        return Result(name, (picture.height, picture.width), self.name, answers, protocol, seconds, kept)

@@ -1,0 +1,202 @@
+"""`NativeSystem`: vlseg's own model behind `System`. The image is encoded once, its K queries are read in one pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlseg.models.modeling import ImageFeatures, VLSegModel, VLSegOutput
+from vlseg.models.packing import pack_queries
+from vlseg.models.processing import VLSegProcessor, presence_scores
+from vlseg.systems.base import check_queries, check_thresholds, decide, failed
+from vlseg.systems.quiet import quiet_loading
+from vlseg.types import Answer, VLSegError
+
+# A pass costs memory in the square of its tokens; more queries than this take further passes over the same encoding.
+QUERIES_A_PASS = 64
+TOKENS_A_PASS = 2048
+IMAGES_A_PASS = 8
+
+
+class NativeSystem:
+    """A `VLSegModel` and its processor as a `System`. One query gives one mask, held as one segment."""
+
+    protocol = "native model, free-running; masks at the original size; calibrated score"
+    modes: tuple[str, ...] = ("mask",)
+
+    def __init__(self, model: VLSegModel, processor: VLSegProcessor, name: str):
+        self.model, self.processor, self.name = model.eval(), processor, name
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str | None = None, dtype: str | None = None, name: str | None = None
+    ) -> NativeSystem:
+        """Load a checkpoint folder; no network. Weights come as float32 on CPUs whatever they are saved as.
+
+        device: "cpu", "cuda", "cuda:1", ...; default: the first GPU, else the CPU. dtype: "float32", "bfloat16" or
+        "float16"; default float32 on the CPU, bfloat16 on a GPU. Raises VLSegError, in one line, for a folder that is
+        no whole checkpoint, a device that is not there, an unknown dtype.
+        """
+        place = pick_device(device)
+        number = pick_dtype(dtype, place)
+        model = _load(Path(folder), number)
+        torch.nn.Module.to(model, place)
+        return cls(model, VLSegProcessor.from_pretrained(folder), name or str(folder))
+
+    @property
+    def presence_threshold(self) -> float:
+        """The checkpoint's own threshold, in 0..1."""
+        return float(self.model.config.presence["threshold"])
+
+    def segment(
+        self,
+        image: Image.Image,
+        queries: Sequence[str],
+        *,
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+    ) -> list[Answer]:
+        """See `System.segment`. A query of too many tokens is "failed" and the others go on."""
+        batch = self.segment_batch(
+            [image], [queries], presence_threshold=presence_threshold, mask_threshold=mask_threshold
+        )
+        return batch[0]
+
+    def segment_batch(
+        self,
+        images: Sequence[Image.Image],
+        queries: Sequence[Sequence[str]],
+        *,
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+    ) -> list[list[Answer]]:
+        """See `System.segment_batch`. Images whose input sizes agree go through the model together."""
+        if len(images) != len(queries):
+            raise VLSegError(f"{len(images)} images with {len(queries)} lists of queries: give one list an image")
+        check_thresholds(presence_threshold, mask_threshold)
+        texts = [check_queries(row) for row in queries]
+        threshold = self.presence_threshold if presence_threshold is None else presence_threshold
+        answers: list[list[Answer]] = [[] for _ in texts]
+        for group in self._groups(images):
+            given = self._answer([images[i] for i in group], [texts[i] for i in group], threshold, mask_threshold)
+            for i, row in zip(group, given, strict=True):
+                answers[i] = row
+        return answers
+
+    def _groups(self, images: Sequence[Image.Image]) -> Iterator[list[int]]:
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(images):
+            sizes.setdefault(self.processor.input_size(image.height, image.width), []).append(i)
+        for members in sizes.values():
+            for start in range(0, len(members), IMAGES_A_PASS):
+                yield members[start : start + IMAGES_A_PASS]
+
+    @torch.inference_mode()
+    def _answer(
+        self, images: list[Image.Image], texts: list[list[str]], threshold: float, mask_threshold: float
+    ) -> list[list[Answer]]:
+        """Answers of images of one input size."""
+        sizes = [(image.height, image.width) for image in images]
+        answers: list[dict[int, Answer]] = [{} for _ in texts]
+        passes: list[list[list[tuple[int, list[int]]]]] = []
+        for b, row in enumerate(texts):
+            readable: list[tuple[int, list[int]]] = []
+            for k, text in enumerate(row):
+                try:
+                    readable.append((k, self.processor.query_ids(text)))
+                except VLSegError as error:
+                    answers[b][k] = failed(text, str(error), sizes[b])
+            passes.append(list(_chunks(readable)))
+        rounds = max(map(len, passes))
+        features = self._encode(images) if rounds else None
+        for number in range(rounds):
+            chunks = [chunk[number] if number < len(chunk) else [] for chunk in passes]
+            packed = pack_queries([[ids for _, ids in chunk] for chunk in chunks], self.processor.pad_id)
+            tensors = {key: value.to(self.model.device) for key, value in packed.tensors().items()}
+            output = self.model(image_features=features, **tensors)
+            scores = presence_scores(output.evidence, self.model.config.presence).cpu()
+            for b, chunk in enumerate(chunks):
+                for slot, (k, _) in enumerate(chunk):
+                    mask = partial(self._mask, output, b, slot, sizes[b], mask_threshold)
+                    answers[b][k] = decide(texts[b][k], float(scores[b, slot]), threshold, sizes[b], mask)
+        return [[row[k] for k in sorted(row)] for row in answers]
+
+    def _encode(self, images: list[Image.Image]) -> ImageFeatures:
+        size = self.processor.input_size(images[0].height, images[0].width)
+        pixels = torch.cat([self.processor.pixel_values(image, size) for image in images])
+        return self.model.encode_image(pixels.to(self.model.device, self.model.dtype))
+
+    def _mask(self, output: VLSegOutput, row: int, slot: int, size: tuple[int, int], threshold: float) -> np.ndarray:
+        # One mask at a time, and only those asked for: K masks of a large photograph do not fit into memory.
+        one = replace(output, mask_logits=output.mask_logits[row : row + 1, slot : slot + 1])
+        return self.processor.masks(one, 0, size, 1, threshold)[0]
+
+
+def _chunks(queries: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
+    chunk: list[tuple[int, list[int]]] = []
+    tokens = 0
+    for query in queries:
+        if chunk and (len(chunk) == QUERIES_A_PASS or tokens + len(query[1]) > TOKENS_A_PASS):
+            yield chunk
+            chunk, tokens = [], 0
+        chunk.append(query)
+        tokens += len(query[1])
+    if chunk:
+        yield chunk
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device of that name; None: the first GPU, else the CPU. Raises VLSegError where it is not there."""
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise VLSegError(f"--device {device}: not available here; this machine has {', '.join(devices)}") from error
+    return place
+
+
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The number type of that name; None: float32 on the CPU, bfloat16 elsewhere. Raises VLSegError."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None or dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in known:
+        raise VLSegError(f"--dtype {dtype}: unknown; known: {', '.join(known)}")
+    return known[dtype]
+
+
+def _load(folder: Path, dtype: torch.dtype) -> VLSegModel:
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError as error:
+        raise VLSegError(f"{folder}: no config.json there; name the folder of a checkpoint") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise VLSegError(f"{folder}: config.json cannot be read ({error}); the checkpoint is broken") from error
+    if kind != "vlseg":
+        raise VLSegError(f"{folder}: a checkpoint of model type {kind!r}, not of vlseg")
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    with quiet_loading():
+        try:
+            loaded: Any = VLSegModel.from_pretrained(folder, **options)
+        except VLSegError:
+            raise
+        except Exception as error:
+            # safetensors, json, torch and transformers each have their own way to say that a file is broken
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise VLSegError(f"{folder}: the checkpoint cannot be loaded ({reason})") from error
+    model, info = loaded  # a pair, because of output_loading_info
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise VLSegError(f"{folder}: the checkpoint lacks {len(lacking)} of its weights ({lacking[0]}, ...)")
+    return model
