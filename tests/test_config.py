@@ -201,6 +201,15 @@ def test_dump_round_trips(run: Run):
     assert to_dict(run)["optim"]["betas"] == [0.9, 0.99]
 
 
+@pytest.mark.parametrize("title", ["\x85", "a\u2028b", "\u2029", "größe 赤"])
+def test_dump_keeps_unicode_line_breaks(title):
+    run = load(Run, None, [])
+    run.title = title
+    import yaml
+
+    assert from_dict(Run, yaml.safe_load(dump_yaml(run))).title == title
+
+
 def test_dump_through_a_file(tmp_path: Path):
     run = load(Run, None, ["names=['1e-4', 'yes']", "limit=1e-7"])
     assert load(Run, write(tmp_path, dump_yaml(run))) == run

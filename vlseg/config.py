@@ -71,7 +71,13 @@ def to_dict(instance: Any) -> dict[str, Any]:
 
 def dump_yaml(instance: Any) -> str:
     """All values, resolved, in the order of the fields; `load` of this text gives an equal instance."""
-    return yaml.dump(to_dict(instance), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    tree = to_dict(instance)
+    options: dict[str, Any] = {"Dumper": _Dumper, "sort_keys": False, "default_flow_style": False}
+    text = yaml.dump(tree, allow_unicode=True, **options)
+    if any(character in text for character in "\x85\u2028\u2029"):
+        # PyYAML writes Unicode's own line breaks raw and reads them back as spaces; escaped they survive.
+        text = yaml.dump(tree, allow_unicode=False, **options)
+    return text
 
 
 def describe(cls: type) -> str:

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from vlseg.config import dump_yaml, from_dict
 from vlseg.models.modeling import VLSegModel
 from vlseg.training import checkpoint
+from vlseg.training.batches import SceneBatches
 from vlseg.training.config import OptimSection, TrainConfig
 from vlseg.training.loop import Trainer, parameter_groups, train
 from vlseg.training.schedule import rate
@@ -204,3 +205,18 @@ def test_norms_and_embeddings_do_not_decay(tmp_path):
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert any("embed_tokens" in names[id(p)] for p in free["params"])
     assert len(decayed["params"]) + len(free["params"]) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_what_a_step_sees_does_not_depend_on_the_parts(tmp_path):
+    config = tiny(tmp_path, stages=[{"until": 9, "images": 5, "sizes": [[64, 64], [64, 96]]}])
+    processor = Trainer(config).processor
+    one = SceneBatches(config.data, config.stages, processor, 4, parts=1)
+    three = SceneBatches(config.data, config.stages, processor, 4, parts=3)
+    assert len(three) == 12
+    for step in range(2):
+        whole, parts = one[step], [three[step * 3 + p] for p in range(3)]
+        assert whole.pixels.shape[:3] == (5, 64, 64 if step == 0 else 96)
+        assert torch.equal(whole.pixels, torch.cat([p.pixels for p in parts]))
+        assert int(whole.packed.valid.sum()) == sum(int(p.packed.valid.sum()) for p in parts)
+    with pytest.raises(VLSegError, match="cannot be dealt"):
+        SceneBatches(config.data, config.stages, processor, 4, parts=6)

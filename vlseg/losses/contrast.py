@@ -53,7 +53,7 @@ def dense_noun_loss(
     embedding: torch.Tensor,
     labels: torch.Tensor,
     prototypes: torch.Tensor,
-    temperature: float = 0.07,
+    temperature: float = 0.1,
     background_weight: float = 0.2,
     background_every: int = 4,
 ) -> torch.Tensor:
@@ -75,7 +75,7 @@ def dense_noun_loss(
 
 
 def query_noun_loss(
-    embedding: torch.Tensor, target_nouns: torch.Tensor, prototypes: torch.Tensor, temperature: float = 0.07
+    embedding: torch.Tensor, target_nouns: torch.Tensor, prototypes: torch.Tensor, temperature: float = 0.1
 ) -> torch.Tensor:
     """Which nouns a query means. embedding: (B, K, N) unit vectors; target_nouns: (B, K, nouns + 1) bool.
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 from vlseg.models.packing import Packed, pack_queries
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.config import DataSection, Stage
+from vlseg.types import VLSegError
 from vlseg.worlds.sprites import Scene, SpriteWorld
 
 
@@ -61,23 +62,33 @@ def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:
     return Batch(packed=packed, **{name: torch.from_numpy(a) for name, a in arrays.items()})
 
 
+def share(images: int, parts: int, part: int) -> range:
+    """Which of a step's images part number `part` of `parts` (ranks times accumulated batches) takes."""
+    return range(images * part // parts, images * (part + 1) // parts)
+
+
 class SceneBatches(Dataset):
-    """Batch n of a run: its stage gives size and number of images; its scenes have numbers that no other batch has."""
+    """Batch n of a run is part `n % parts` of step `n // parts`. What a step sees does not depend on the parts.
+
+    The step's stage gives size and number of images; image i of step s is scene `1024 s + i` of the world.
+    """
 
     def __init__(
-        self, data: DataSection, stages: Sequence[Stage], processor: VLSegProcessor, length: int, per_step: int = 1
+        self, data: DataSection, stages: Sequence[Stage], processor: VLSegProcessor, steps: int, parts: int = 1
     ):
-        self.data, self.stages, self.processor, self.length = data, list(stages), processor, length
-        self.per_step = per_step
+        self.data, self.stages, self.processor = data, list(stages), processor
+        self.steps, self.parts = steps, parts
+        if (least := min(s.images for s in stages)) < parts:
+            raise VLSegError(f"stages: {least} images a step cannot be dealt to {parts} ranks and accumulated batches")
         self.world: SpriteWorld | None = None
 
     def __len__(self) -> int:
-        return self.length
+        return self.steps * self.parts
 
-    def stage(self, batch: int) -> Stage:
-        """The stage that batch number `batch` belongs to."""
+    def stage(self, step: int) -> Stage:
+        """The stage that step number `step` belongs to."""
         ends = [s.until for s in self.stages]
-        return self.stages[min(bisect_right(ends, batch // self.per_step), len(self.stages) - 1)]
+        return self.stages[min(bisect_right(ends, step), len(self.stages) - 1)]
 
     def __getitem__(self, index: int) -> Batch:
         if self.world is None:  # built in the worker process, once
@@ -85,11 +96,11 @@ class SceneBatches(Dataset):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self.world = SpriteWorld(styles="train")
-        stage = self.stage(index)
-        size = stage.sizes[index % len(stage.sizes)]
-        first = index * 1024  # room for 1024 images a batch
+        step, part = divmod(index, self.parts)
+        stage = self.stage(step)
+        height, width = stage.sizes[step % len(stage.sizes)]
         scenes = [
-            self.world.scene(self.data.seed, first + i, (size[0], size[1]), self.data.queries)
-            for i in range(stage.images)
+            self.world.scene(self.data.seed, 1024 * step + i, (height, width), self.data.queries)
+            for i in share(stage.images, self.parts, part)
         ]
         return collate_scenes(scenes, self.processor)

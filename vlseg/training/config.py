@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass
 class Stage:
-    """Part of a run: up to step `until`, batches of `images` pictures, each batch of one of `sizes` [height, width]."""
+    """Part of a run: up to step `until`, `images` pictures a step over all ranks, of one of `sizes` [height, width]."""
 
     until: int
     images: int
@@ -67,10 +67,13 @@ class LossSection:
 
 @dataclass
 class WarmupSection:
-    """Steps before the run proper in which the towers learn nouns on mosaics; see `vlseg/training/warmup.py`."""
+    """Steps before the run proper in which the towers learn nouns on mosaics; see `vlseg/training/warmup.py`.
+
+    images: mosaics a step, over all ranks.
+    """
 
     steps: int = 0
-    images: int = 16
+    images: int = 32
     size: list[int] = field(default_factory=lambda: [128, 128])
     lr: float = 2e-3
 

@@ -155,16 +155,14 @@ class Trainer:
 
     # data ------------------------------------------------------------------------------------------------------------
     def batches(self) -> Iterator[Batch]:
-        """This rank's batches from the current step on: batch number = (step x accumulate + i) x ranks + rank."""
+        """This rank's batches from the current step on: batch i of rank r is part i x ranks + r of its step."""
         ranks, rank, accumulate = (
             self.accelerator.num_processes,
             self.accelerator.process_index,
             self.config.optim.accumulate,
         )
         per_step = ranks * accumulate
-        data = SceneBatches(
-            self.config.data, self.config.stages, self.processor, self.config.steps * per_step, per_step
-        )
+        data = SceneBatches(self.config.data, self.config.stages, self.processor, self.config.steps, per_step)
         numbers = range(self.step * per_step + rank, self.config.steps * per_step, ranks)
         workers = self.config.data.workers
         loader = DataLoader(

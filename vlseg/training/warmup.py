@@ -21,27 +21,36 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vlseg.losses.contrast import dense_noun_loss, noun_labels
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
+from vlseg.training.batches import share
 from vlseg.training.checkpoint import load_newest, save
-from vlseg.training.config import OptimSection, TrainConfig
+from vlseg.training.config import OptimSection, TrainConfig, WarmupSection
 from vlseg.training.schedule import rate
 from vlseg.types import VLSegError
 from vlseg.worlds.mosaic import mosaic
 
 
 class MosaicBatches(Dataset):
-    """Batch n: pixels (B, H, W, 3) uint8, ids (B, H, W) uint8, glyphs (B, M) int64 with -1 for none."""
+    """Batch n is part `n % parts` of step `n // parts`.
 
-    def __init__(self, seed: int, images: int, size: tuple[int, int], length: int):
-        self.seed, self.images, self.size, self.length = seed, images, size, length
+    An item: pixels (B, H, W, 3) uint8, ids (B, H, W) uint8, glyphs (B, M) int64 with -1 for none.
+    """
+
+    def __init__(self, seed: int, section: WarmupSection, parts: int):
+        self.seed, self.section, self.parts = seed, section, parts
 
     def __len__(self) -> int:
-        return self.length
+        return self.section.steps * self.parts
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if get_worker_info() is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        made = [mosaic(self.seed, index * 1024 + i, self.size) for i in range(self.images)]
-        glyphs = np.full((self.images, max(len(m[2]) for m in made)), -1, np.int64)
+        # Plain drawings first: in new styles from the start, names stay near chance five times longer.
+        step, part = divmod(index, self.parts)
+        restyled = min(1.0, 2 * step / self.section.steps)
+        height, width = self.section.size
+        images = share(self.section.images, self.parts, part)
+        made = [mosaic(self.seed, 1024 * step + i, (height, width), restyled) for i in images]
+        glyphs = np.full((len(made), max(len(m[2]) for m in made)), -1, np.int64)
         for row, (_, _, names) in zip(glyphs, made, strict=True):
             row[: len(names)] = names
         pixels, ids = np.stack([m[0] for m in made]), np.stack([m[1] for m in made])
@@ -102,8 +111,7 @@ def warm_up(
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     ranks, rank = accelerator.num_processes, accelerator.process_index
-    size = (section.size[0], section.size[1])
-    data = MosaicBatches(config.data.seed, section.images, size, section.steps * ranks)
+    data = MosaicBatches(config.data.seed, section, ranks)
     numbers = range(step * ranks + rank, section.steps * ranks, ranks)
     workers = config.data.workers
     loader = DataLoader(

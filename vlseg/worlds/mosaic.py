@@ -12,8 +12,12 @@ from vlseg.worlds.draw import Draw
 MOSAIC = 77  # keeps the draws apart from those of scenes with the same seed and index
 
 
-def mosaic(seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Picture ``index`` of the stream ``seed``: sprites of one size class on a jittered grid, in the training styles.
+def mosaic(
+    seed: int, index: int, size: tuple[int, int], restyled: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture ``index`` of the stream ``seed``: sprites of one size class on a jittered grid.
+
+    restyled: the chance that the picture uses the training styles; else its sprites keep the artist's drawing.
 
     Returns image ``(H, W, 3) uint8``, ids ``(H, W) uint8`` (0 background, i = object i) and glyphs ``(M,) int64``.
     A scene shows about five objects; a mosaic of the same size, and so of the same cost to a tower, about twenty.
@@ -25,7 +29,8 @@ def mosaic(seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np
     columns, rows = max(1, round(w / cell)), max(1, round(h / cell))
     glyphs = [d.below(len(entries())) for _ in range(columns * rows)]
     ids = np.zeros(size, np.uint8)
-    for i, (glyph, style) in enumerate(zip(glyphs, scene_styles("train", glyphs, d), strict=True)):
+    styles = "train" if d.chance(restyled) else "plain"
+    for i, (glyph, style) in enumerate(zip(glyphs, scene_styles(styles, glyphs, d), strict=True)):
         item = drawn(glyph, min(w / columns, h / rows) * d.between(0.7, 1.15), style, not names_a_colour(glyph), d)
         height, width = item.alpha.shape
         item.x = round((i % columns + 0.5 + d.between(-0.15, 0.15)) * w / columns - width / 2)
