@@ -122,7 +122,7 @@ def gallery(model: Any, processor: Any, path: Path, count: int = 12) -> None:
     for n, (image, (iou, k)) in enumerate(sorted(worst.items(), key=lambda item: item[1])[:count]):
         scene = pictures[int(image)]
         query = scene.queries[k]
-        pixels = processor.normalise(torch.from_numpy(scene.image.copy())[None])
+        pixels = processor.pixel_values(Image.fromarray(scene.image))
         with torch.no_grad():
             output = model(pixel_values=pixels, **processor.pack([[query.text]]).tensors())
         answer = processor.masks(output, 0, scene.ids.shape, 1)[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vlseg.evaluation.ablate import PARTS, ShuffledQueries, without
 from vlseg.evaluation.scenes import score_scenes
@@ -20,6 +21,7 @@ def world():
 def pair(world):
     model, processor = build_preset("tiny", world.vocabulary(), nouns=len(world.nouns), seed=0)
     model.config.presence["bias"] = 10.0  # everything is said to be there
+    processor.image["area"] = 64 * 64  # so that pictures are resized, too
     return model.eval(), processor
 
 
@@ -32,7 +34,7 @@ def test_cases_agree_with_single_calls(pair, world):
     at = 0
     for scene in scenes:
         for query in scene.queries:
-            pixels = processor.normalise(torch.from_numpy(scene.image)[None])
+            pixels = processor.pixel_values(Image.fromarray(scene.image))
             with torch.no_grad():
                 out = model(pixel_values=pixels, **processor.pack([[query.text]]).tensors())
             mask = processor.masks(out, 0, scene.ids.shape, 1)[0]
@@ -49,7 +51,7 @@ def test_a_part_is_off_inside_the_block_only(pair, world, part):
     model, processor = pair
     scene = world.scene(1, 0, (64, 64), 2)
     inputs = {
-        "pixel_values": processor.normalise(torch.from_numpy(scene.image)[None]),
+        "pixel_values": processor.pixel_values(Image.fromarray(scene.image)),
         **processor.pack([[q.text for q in scene.queries]]).tensors(),
     }
     other = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vlseg.metrics.referring import Case, case_of
 from vlseg.models.modeling import VLSegModel
@@ -44,7 +45,7 @@ def _score_batch(
     model: VLSegModel, processor: VLSegProcessor, scenes: Sequence[Any], threshold: float, first: int
 ) -> list[Case]:
     packed = pack_queries([[processor.query_ids(q.text) for q in s.queries] for s in scenes], processor.pad_id)
-    pixels = processor.normalise(torch.from_numpy(np.stack([s.image for s in scenes])))
+    pixels = torch.cat([processor.pixel_values(Image.fromarray(s.image)) for s in scenes])
     device = model.device
     output = model(pixel_values=pixels.to(device), **{k: v.to(device) for k, v in packed.tensors().items()})
     scores = presence_scores(output.evidence, model.config.presence).cpu()

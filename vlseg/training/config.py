@@ -17,10 +17,14 @@ class Stage:
 
 @dataclass
 class ModelSection:
-    """Where the model comes from. preset: a from-scratch model by name; source: a checkpoint folder to start from."""
+    """Where the model comes from. preset: a from-scratch model by name; source: a checkpoint folder to start from.
+
+    area: pixels to which pictures are resized at inference; default: the model's own.
+    """
 
     preset: Literal["mini", "tiny"] | None = "mini"
     source: str | None = None
+    area: int | None = None
 
 
 @dataclass

@@ -78,6 +78,8 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
         self.main = self.accelerator.is_main_process
         self.plain, self.processor = build_model(config)
+        if config.model.area:
+            self.plain.config.image["area"] = self.processor.image["area"] = config.model.area
         if on_cpu:
             prefer_float32_depthwise(self.plain)
             nn.Module.to(self.plain, memory_format=torch.channels_last)
