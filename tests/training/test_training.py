@@ -198,13 +198,15 @@ def test_schedule():
 
 def test_norms_and_embeddings_do_not_decay(tmp_path):
     model = Trainer(tiny(tmp_path)).plain
-    decayed, free = parameter_groups(model, 0.1)
+    decayed, free, rows = parameter_groups(model, 0.1, 4.0)
+    assert (decayed["scale"], free["scale"], rows["scale"]) == (1.0, 1.0, 4.0)
     assert decayed["weight_decay"] == 0.1
     assert free["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert all(p.ndim >= 2 for p in decayed["params"])
-    assert any("embed_tokens" in names[id(p)] for p in free["params"])
-    assert len(decayed["params"]) + len(free["params"]) == sum(p.requires_grad for p in model.parameters())
+    assert all("embed_tokens" in names[id(p)] for p in rows["params"])
+    assert len(rows["params"]) == 1
+    assert len(decayed["params"]) + len(free["params"]) + 1 == sum(p.requires_grad for p in model.parameters())
 
 
 def test_what_a_step_sees_does_not_depend_on_the_parts(tmp_path):

@@ -66,19 +66,38 @@ class MaskHead(nn.Module):
         self.bias = nn.Linear(dim, 1)
         self.to_detail = nn.Linear(dim, head["detail_dim"]) if head["detail_dim"] else None
         self.to_noun = nn.Linear(dim, head["noun_dim"]) if head["nouns"] else None
+        if head["nouns"]:
+            self.trust = nn.Linear(dim, 1)  # how much the name alone says; little for "the largest object"
+            nn.init.zeros_(self.trust.weight)
+            nn.init.constant_(self.trust.bias, 6.0)
+            self.level = nn.Parameter(torch.tensor(0.5))
 
-    def coarse(self, state: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """state (B, K, D), embedding (B, E, h, w) to mask logits (B, K, h, w) and the query embedding (B, K, E)."""
+    def coarse(
+        self, state: torch.Tensor, embedding: torch.Tensor, named: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """state (B, K, D), embedding (B, E, h, w) to mask logits (B, K, h, w) and the query embedding (B, K, E).
+
+        named: (B, K, h, w), cosine of the query's noun with each pixel's. Both are trained against the same prototypes,
+        so a name finds its pixels before the dot product has learned anything.
+        """
         vector = self.to_mask(state)
         scale = embedding.shape[1] ** -0.5
         logits = torch.einsum("bke,behw->bkhw", vector * scale, embedding.to(vector.dtype))
-        return logits + self.bias(state)[..., None], vector
+        logits = logits + self.bias(state)[..., None]
+        if named is not None:
+            logits = logits + F.softplus(self.trust(state))[..., None] * (named - self.level).to(logits.dtype)
+        return logits, vector
 
     def forward(self, hidden: torch.Tensor, pixels: PixelFeatures) -> Masks:
         """hidden: (B, K, H) the states that predict [SEG] or [REJ]."""
         queries = self.enter(hidden)
         first = self.leave(queries)
-        logits, vector = self.coarse(first, pixels.embedding)
+        nouns = named = None
+        if self.to_noun is not None and pixels.nouns is not None:
+            nouns = F.normalize(self.to_noun(first).float(), dim=-1)
+            named = torch.einsum("bkn,bnhw->bkhw", nouns, pixels.nouns)
+            named = F.interpolate(named, size=pixels.embedding.shape[-2:], mode="bilinear", align_corners=False)
+        logits, vector = self.coarse(first, pixels.embedding, named)
         stages = [logits]
         memory = []
         for position, level in zip(self.position, pixels.memory, strict=True):
@@ -90,12 +109,11 @@ class MaskHead(nn.Module):
             guide = F.interpolate(stages[-1].detach().float(), size=size, mode="area").flatten(2)
             queries = layer(queries, tokens, guide)
             state = self.leave(queries)
-            logits, vector = self.coarse(state, pixels.embedding)
+            logits, vector = self.coarse(state, pixels.embedding, named)
             stages.append(logits)
         if self.to_detail is not None and pixels.detail is not None:
             fine = self.to_detail(state)
             scale = fine.shape[-1] ** -0.5
             logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
             logits = logits + torch.einsum("bkd,bdhw->bkhw", fine * scale, pixels.detail.to(fine.dtype))
-        nouns = None if self.to_noun is None else F.normalize(self.to_noun(first).float(), dim=-1)
         return Masks(logits.float(), stages, vector, state, nouns)

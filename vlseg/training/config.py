@@ -42,9 +42,14 @@ class DataSection:
 
 @dataclass
 class OptimSection:
-    """AdamW and its schedule. `decay` is the share of the steps over which the rate falls to zero at the end."""
+    """AdamW and its schedule.
+
+    embedding_scale multiplies the rate of the token embeddings; decay is the share of the steps over which the rate
+    falls to zero at the end.
+    """
 
     lr: float = 1e-3
+    embedding_scale: float = 1.0
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     clip: float = 1.0
@@ -66,7 +71,7 @@ class LossSection:
     target: float = 0.3
     pixel_noun: float = 0.5
     token_noun: float = 0.5
-    query_noun: float = 0.2
+    query_noun: float = 1.0
 
 
 @dataclass

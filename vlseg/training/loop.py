@@ -56,13 +56,18 @@ def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
     return build_preset(config.model.preset, world.vocabulary(), len(world.nouns), config.seed)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms, scales, embeddings and prototypes do not."""
+def parameter_groups(model: nn.Module, weight_decay: float, embedding_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, norms, scales, embeddings and prototypes do not.
+
+    `scale` multiplies the learning rate; token embeddings have their own.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     free = {n for n, p in named if p.ndim < 2 or n.endswith(".gamma") or "embed_tokens" in n or "prototypes" in n}
+    rows = {n for n in free if "embed_tokens" in n}  # a word's row moves only when the word is there
     return [
-        {"params": [p for n, p in named if n not in free], "weight_decay": weight_decay},
-        {"params": [p for n, p in named if n in free], "weight_decay": 0.0},
+        {"params": [p for n, p in named if n not in free], "weight_decay": weight_decay, "scale": 1.0},
+        {"params": [p for n, p in named if n in free - rows], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [p for n, p in named if n in rows], "weight_decay": 0.0, "scale": embedding_scale},
     ]
 
 
@@ -85,7 +90,7 @@ class Trainer:
             nn.Module.to(self.plain, memory_format=torch.channels_last)
         optim = config.optim
         optimizer = torch.optim.AdamW(
-            parameter_groups(self.plain, optim.weight_decay),
+            parameter_groups(self.plain, optim.weight_decay, optim.embedding_scale),
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             fused=True,
@@ -178,7 +183,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         factor = rate(self.step, config.steps, config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.lr * factor
+            group["lr"] = config.optim.lr * factor * group["scale"]
         count = torch.tensor(float(sum(b.packed.valid.sum().item() for b in batches)), device=accelerator.device)
         count = accelerator.reduce(count, "sum")
         totals: dict[str, float] = defaultdict(float)
