@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 
 from vlseg.config import dump_yaml, from_dict
 from vlseg.models.modeling import VLSegModel
@@ -30,6 +31,7 @@ def tiny(out, **changes):
         "save_every": 2,
         "mixed_precision": "bf16",
         "threads": 1,
+        "export_dtype": "float16",
         "model": {"preset": "tiny"},
         "data": {"workers": 0, "queries": 3, "val_scenes": 2, "val_size": [64, 64]},
         "stages": [{"until": 3, "images": 2, "sizes": [[64, 64]]}, {"until": 99, "images": 2, "sizes": [[64, 96]]}],
@@ -74,6 +76,9 @@ def test_a_run_leaves_what_it_promises(whole):
     for name in ("best", "final"):
         model = VLSegModel.from_pretrained(whole / name)
         assert model.config.model_type == "vlseg"
+        with safe_open(whole / name / "model.safetensors", "pt") as file:
+            assert file.get_tensor("mask_head.level").dtype == torch.float16
+            assert len([k for k in file.keys() if "lm_head" in k or "embed_tokens" in k]) == 1  # noqa: SIM118
 
 
 def test_weights_move_and_the_loss_is_finite(whole):

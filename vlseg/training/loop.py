@@ -71,6 +71,15 @@ def parameter_groups(model: nn.Module, weight_decay: float, embedding_scale: flo
     ]
 
 
+def cast_state(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Floating tensors in another dtype. Tied tensors stay one tensor, or a file would hold both."""
+    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in state.values():
+        key = (value.data_ptr(), value.shape)
+        done.setdefault(key, value.to(dtype) if value.is_floating_point() else value)
+    return {name: done[value.data_ptr(), value.shape] for name, value in state.items()}
+
+
 class Trainer:
     """One run. `run()` trains from the last whole checkpoint in `config.out` to `config.steps`."""
 
@@ -149,9 +158,8 @@ class Trainer:
         """Write the averaged weights as a checkpoint folder that `Segmenter` loads, in `config.export_dtype`."""
         if not self.main:
             return
-        dtype = getattr(torch, self.config.export_dtype)
         with self.ema.applied():
-            state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.plain.state_dict().items()}
+            state = cast_state(self.plain.state_dict(), getattr(torch, self.config.export_dtype))
             self.plain.save_pretrained(self.out / name, state_dict=state)
         self.processor.save_pretrained(self.out / name)
 
