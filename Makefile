@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 .PHONY: segment test lint clean
 
 segment: $(READY)
-	$(BIN)/vlseg segment examples/table.png "the red apple" "the mug left of the teapot" "the zebra" --out out
+	$(BIN)/vlseg segment examples/peacocks.png "the largest peacock" "the orange pretzel" "the fuel pump" --out out
 	@echo "masks, overlay, SVG and JSON are in out/"
 
 test: $(READY)
