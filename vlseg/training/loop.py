@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,7 +193,7 @@ class Trainer:
             group["lr"] = config.optim.lr * factor * group["scale"]
         count = torch.tensor(float(sum(b.packed.valid.sum().item() for b in batches)), device=accelerator.device)
         count = accelerator.reduce(count, "sum")
-        totals: dict[str, float] = defaultdict(float)
+        sums: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(batches):
             batch = batch.to(accelerator.device)
             pixels = self.processor.normalise(batch.pixels)
@@ -206,13 +205,16 @@ class Trainer:
                 # ranks' gradients are averaged, so the sum over ranks needs their number back
                 accelerator.backward(sum(losses.values()) * (accelerator.num_processes / count))
             for name, value in losses.items():
-                totals[name] += value.item() / count.item()
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip)
         if not torch.isfinite(norm):
             self.save_batch(batches)
             raise VLSegError(
                 f"step {self.step}: the gradient is not finite; the batch is in {self.out / 'bad-batch.pt'}"
             )
+        # what is logged is the loss of the whole step, not this rank's share of it
+        shared = accelerator.reduce(torch.stack(list(sums.values())), "sum") / count
+        totals = dict(zip(sums, shared.tolist(), strict=True))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
