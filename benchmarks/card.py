@@ -49,6 +49,7 @@ compressed. For photographs name a pretrained system or a checkpoint of your own
 | data | procedural scenes, seed {seed}, nothing else |
 | seen | {mosaics:,} mosaics in the warm-up of the towers, then {seen:,} expressions in {steps:,} steps |
 | hardware | {cpu}, {cores} cores, no GPU, bf16; {hours:.1f} hours after the warm-up |
+| input | a picture is resized to about {area:,} pixels |
 | weights | moving average (decay {ema}), stored as float16 |
 
 ## Scores
@@ -61,7 +62,8 @@ of absent ones that were. The presence threshold {threshold} was fitted on other
 
 The lower table switches parts off ({parts} other scenes, masks judged without rejection).
 
-Made by `python benchmarks/embedded.py --calibrate 300 --card`, then `python benchmarks/card.py`.
+Made by `python benchmarks/embedded.py --calibrate {calibrated} --scenes {scenes} --parts {parts} --card`, then
+`python benchmarks/card.py`.
 
 ## Failures
 
@@ -179,6 +181,8 @@ def main() -> None:
         threshold=scores["presence"]["threshold"],
         table=table(scores),
         parts=scores["parts"]["scenes"],
+        calibrated=scores["calibration_scenes"],
+        area=model.config.image["area"],
         nouns=model.config.head["nouns"],
         small=24,
         mosaics=config.warmup.steps * config.warmup.images,

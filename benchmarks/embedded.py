@@ -129,6 +129,7 @@ def main() -> None:
         model.config.presence = calibrate(model, processor, SpriteWorld(styles="train"), args.calibrate)
         model.config.save_pretrained(folder)
     result = {"model": args.model or EMBEDDED, "presence": model.config.presence}
+    result["calibration_scenes"] = args.calibrate
     result |= measure(model, processor, args.scenes, args.parts)
     result["minutes"] = round((time.perf_counter() - start) / 60, 1)
     if args.card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from vlseg.models.configuration import VLSegConfig
 
 
-class Family:
+class Family(ABC):
     """Defaults for a causal family whose image is one run of image tokens and whose positions are one-dimensional."""
 
     def __init__(self, config: VLSegConfig):
@@ -35,9 +36,9 @@ class Family:
         """Modules of the stock class that a forward pass never runs: they must not wait for gradients."""
         return []
 
+    @abstractmethod
     def grid(self, features: Any) -> tuple[int, int]:
         """(rows, columns) of the image tokens."""
-        raise NotImplementedError(f"{type(self).__name__} does not say its token grid")
 
     def positions(self, prefix: int, offset: torch.Tensor) -> torch.Tensor:
         """(B, P + S) position ids; every query restarts behind the image. offset: (B, S)."""
