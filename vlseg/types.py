@@ -38,12 +38,15 @@ class Query:
     masks: one RLE per target; ``[]`` says that nothing in the image matches; ``None`` that the query is unlabelled.
     distractors: one RLE per object that the words could be mistaken for.
     kind: the kind of expression ("name", "relation", ...), where the source knows it; for slices of a report.
+    ignore: pixels that no score and no loss looks at. id: unique within its data set; "" where the source gives none.
     """
 
     text: str
     masks: list[RLE] | None = None
     distractors: list[RLE] = field(default_factory=list)
     kind: str | None = None
+    ignore: RLE | None = None
+    id: str = ""
 
 
 @dataclass(slots=True)
@@ -51,12 +54,14 @@ class Sample:
     """One image with K queries: the unit of work everywhere.
 
     image: path, PIL image or ``(H, W, 3) uint8`` array; opened by whoever needs the pixels, not before.
+    size: (height, width) of the upright image, where it is known without opening it.
     """
 
     image: str | Path | Image.Image | np.ndarray
     queries: list[Query]
     id: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
