@@ -92,8 +92,11 @@ def test_save_and_load_give_the_same_bits(pair, tmp_path):
     loaded = modeling.VLSegModel.from_pretrained(tmp_path).eval()
     same = VLSegProcessor.from_pretrained(tmp_path)
     before, after = call(pair, [QUERIES], pixels()), call((loaded, same), [QUERIES], pixels())
-    assert torch.equal(before.mask_logits, after.mask_logits)
-    assert torch.equal(before.token_logits, after.token_logits)
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    # equal weights at other addresses take other kernels, so outputs agree to rounding only
+    torch.testing.assert_close(before.mask_logits, after.mask_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(before.token_logits, after.token_logits, atol=1e-4, rtol=1e-4)
     assert loaded.config.vlm.to_dict() == model.config.vlm.to_dict()
 
 
@@ -133,6 +136,7 @@ def test_gradients_reach_every_part(pair):
     total = (
         out.mask_logits.square().mean()
         + out.token_logits.square().mean()
+        + out.evidence.square().mean()
         + sum(c.square().mean() for c in out.coarse_logits)
     )
     for nouns in (out.query_nouns, out.pixel_nouns, out.token_nouns):

@@ -36,6 +36,7 @@ class VLSegConfig(PretrainedConfig):
         "heads": 4,
         "nouns": 0,  # prototypes of the dense noun contrast; 0: none
         "noun_dim": 64,
+        "presence": False,  # the mask head has its say on whether there is a referent
     }
 
     def __init__(

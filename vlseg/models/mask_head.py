@@ -43,13 +43,34 @@ class ReadPixels(nn.Module):
 @dataclass(slots=True)
 class Masks:
     """logits: (B, K, H/s, W/s), s = 2 with the detail step, else 4. coarse: list of (B, K, H/4, W/4), one per stage.
-    embedding: (B, K, E) what is compared with pixels. state: (B, K, D). nouns: (B, K, N) unit vectors or None."""
+    embedding: (B, K, E) what is compared with pixels. state: (B, K, D). nouns: (B, K, N) unit vectors or None.
+    presence: (B, K) what the pixels say for a referent, to be added to the language model's evidence, or None."""
 
     logits: torch.Tensor
     coarse: list[torch.Tensor]
     embedding: torch.Tensor
     state: torch.Tensor
     nouns: torch.Tensor | None
+    presence: torch.Tensor | None = None
+
+
+class PresenceFromPixels(nn.Module):
+    """Evidence for a referent from the state that has read the pixels and from how sure the mask is of its best ones.
+
+    The language model alone judges badly whether a small thing is there; the mask head has looked.
+    """
+
+    def __init__(self, dim: int, best: int = 8):
+        super().__init__()
+        self.best = best
+        self.mix = nn.Sequential(nn.Linear(dim + 2, dim), nn.GELU(), nn.Linear(dim, 1))
+        nn.init.zeros_(self.mix[2].weight)
+        nn.init.zeros_(self.mix[2].bias)
+
+    def forward(self, state: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """state: (B, K, D); first, last: (B, K, h, w) mask logits before and after reading. Returns (B, K) float32."""
+        tops = [x.float().flatten(2).topk(self.best).values.mean(-1, keepdim=True) for x in (first, last)]
+        return self.mix(torch.cat([state.float(), *(t.clamp(-20, 20) / 5 for t in tops)], -1))[..., 0].float()
 
 
 class MaskHead(nn.Module):
@@ -66,6 +87,7 @@ class MaskHead(nn.Module):
         self.bias = nn.Linear(dim, 1)
         self.to_detail = nn.Linear(dim, head["detail_dim"]) if head["detail_dim"] else None
         self.to_noun = nn.Linear(dim, head["noun_dim"]) if head["nouns"] else None
+        self.presence = PresenceFromPixels(dim) if head["presence"] else None
         if head["nouns"]:
             self.trust = nn.Linear(dim, 1)  # how much the name alone says; little for "the largest object"
             nn.init.zeros_(self.trust.weight)
@@ -111,9 +133,10 @@ class MaskHead(nn.Module):
             state = self.leave(queries)
             logits, vector = self.coarse(state, pixels.embedding, named)
             stages.append(logits)
+        presence = None if self.presence is None else self.presence(state, stages[0], stages[-1])
         if self.to_detail is not None and pixels.detail is not None:
             fine = self.to_detail(state)
             scale = fine.shape[-1] ** -0.5
             logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
             logits = logits + torch.einsum("bkd,bdhw->bkhw", fine * scale, pixels.detail.to(fine.dtype))
-        return Masks(logits.float(), stages, vector, state, nouns)
+        return Masks(logits.float(), stages, vector, state, nouns, presence)

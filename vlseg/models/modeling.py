@@ -34,7 +34,7 @@ class VLSegOutput:
     mask_logits: (B, K, h, w) float32 at stride 2 (4 without the detail step); a pixel is foreground where > 0.
     coarse_logits: one (B, K, H/4, W/4) per stage of the head, coarsest first; for deep supervision.
     token_logits: (B, K, V) float32, logits of the state that predicts [SEG] or [REJ].
-    evidence: (B, K) float32, logit[SEG] - logit[REJ].
+    evidence: (B, K) float32, logit[SEG] - logit[REJ], and what the mask head adds to it where `head.presence` is on.
     query_embedding: (B, K, E); pixel_embedding: (B, E, H/4, W/4); what the mask is a dot product of.
     query_nouns (B, K, N), pixel_nouns (B, N, H/8, W/8), token_nouns (B, N, rows, columns): unit vectors, or None.
     noun_prototypes: (nouns + 1, N), the last one of the background, or None.
@@ -147,6 +147,8 @@ class VLSegModel(PreTrainedModel):
         token_logits = self.vlm.get_output_embeddings()(states).float()
         masks = self.mask_head(states, image.pixels)
         evidence = token_logits[..., self.config.seg_token_id] - token_logits[..., self.config.rej_token_id]
+        if masks.presence is not None:
+            evidence = evidence + masks.presence
         return VLSegOutput(
             mask_logits=masks.logits,
             coarse_logits=masks.coarse,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -19,11 +19,13 @@ class Stage:
 class ModelSection:
     """Where the model comes from. preset: a from-scratch model by name; source: a checkpoint folder to start from.
 
+    head: changes to the head of `source` (keys as in `VLSegConfig.head`); parts that are new start fresh.
     area: pixels to which pictures are resized at inference; default: the model's own.
     """
 
     preset: Literal["mini", "tiny"] | None = "mini"
     source: str | None = None
+    head: dict[str, Any] = field(default_factory=dict)
     area: int | None = None
 
 
@@ -44,11 +46,13 @@ class DataSection:
 class OptimSection:
     """AdamW and its schedule.
 
+    matrix_lr: rate of the matrices, which then follow Muon (`vlseg/training/muon.py`); 0 leaves everything to AdamW.
     embedding_scale multiplies the rate of the token embeddings; decay is the share of the steps over which the rate
     falls to zero at the end.
     """
 
     lr: float = 1e-3
+    matrix_lr: float = 0.0
     embedding_scale: float = 1.0
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -72,19 +76,23 @@ class LossSection:
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0
+    word_noun: float = 0.3
 
 
 @dataclass
 class WarmupSection:
     """Steps before the run proper in which the towers learn nouns on mosaics; see `vlseg/training/warmup.py`.
 
-    images: mosaics a step, over all ranks.
+    images: mosaics a step, over all ranks. matrix_lr: as in `OptimSection`. plain: share of the steps over which
+    drawings go from the artist's own to all styles; 0 for towers that know names already.
     """
 
     steps: int = 0
     images: int = 32
     size: list[int] = field(default_factory=lambda: [128, 128])
     lr: float = 2e-3
+    matrix_lr: float = 0.0
+    plain: float = 0.5
 
 
 @dataclass

@@ -29,6 +29,8 @@ from vlseg.training.batches import Batch, SceneBatches
 from vlseg.training.checkpoint import Ema, append_line, drop_lines_after, load_newest, save, step_folders
 from vlseg.training.config import TrainConfig
 from vlseg.training.objective import loss_sums
+from vlseg.training.optimizer import build_optimizer
+from vlseg.training.phrases import phrases
 from vlseg.training.schedule import rate
 from vlseg.training.warmup import warm_up
 from vlseg.types import VLSegError
@@ -45,7 +47,13 @@ def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
         folder = Path(config.model.source)
         if not (folder / "config.json").exists():
             raise VLSegError(f"model.source={folder}: no config.json there; name a checkpoint folder")
-        return VLSegModel.from_pretrained(folder, dtype=torch.float32), VLSegProcessor.from_pretrained(folder)
+        model = VLSegModel.from_pretrained(folder, dtype=torch.float32)
+        if config.model.head:
+            weights = model.state_dict()
+            model.config.head.update(config.model.head)
+            model = fresh(model.config, config.seed)
+            model.load_state_dict(weights, strict=False)
+        return model, VLSegProcessor.from_pretrained(folder)
     if config.model.preset is None:
         raise VLSegError("model: give model.preset or model.source")
     start = Path(config.out) / "start"
@@ -53,21 +61,6 @@ def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
         return fresh(VLSegConfig.from_pretrained(start), config.seed), VLSegProcessor.from_pretrained(start)
     world = SpriteWorld(styles="train")
     return build_preset(config.model.preset, world.vocabulary(), len(world.nouns), config.seed)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, embedding_scale: float = 1.0) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms, scales, embeddings and prototypes do not.
-
-    `scale` multiplies the learning rate; token embeddings have their own.
-    """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    free = {n for n, p in named if p.ndim < 2 or n.endswith(".gamma") or "embed_tokens" in n or "prototypes" in n}
-    rows = {n for n in free if "embed_tokens" in n}  # a word's row moves only when the word is there
-    return [
-        {"params": [p for n, p in named if n not in free], "weight_decay": weight_decay, "scale": 1.0},
-        {"params": [p for n, p in named if n in free - rows], "weight_decay": 0.0, "scale": 1.0},
-        {"params": [p for n, p in named if n in rows], "weight_decay": 0.0, "scale": embedding_scale},
-    ]
 
 
 def cast_state(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -96,18 +89,15 @@ class Trainer:
         if on_cpu:
             prefer_float32_depthwise(self.plain)
             nn.Module.to(self.plain, memory_format=torch.channels_last)
-        optim = config.optim
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.plain, optim.weight_decay, optim.embedding_scale),
-            lr=optim.lr,
-            betas=(optim.betas[0], optim.betas[1]),
-            fused=True,
-        )
+        optimizer = build_optimizer(self.plain, config.optim)
         if config.warmup.steps and not step_folders(self.out / "checkpoints"):
             self.keep_start()
             warm_up(config, self.plain, self.processor, self.accelerator, self.log_warmup)
         self.model, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
-        self.ema = Ema(self.plain, optim.ema)
+        named = self.plain.noun_prototypes is not None and config.loss.word_noun
+        table = phrases(self.processor, len(self.plain.noun_prototypes)) if named else None
+        self.phrases = None if table is None else table.to(self.accelerator.device)
+        self.ema = Ema(self.plain, config.optim.ema)
         self.step, self.seen, self.best = 0, 0, -1.0
         self.stop_signal: int | None = None
 
@@ -190,7 +180,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         factor = rate(self.step, config.steps, config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.lr * factor * group["scale"]
+            group["lr"] = group["base"] * factor
         count = torch.tensor(float(sum(b.packed.valid.sum().item() for b in batches)), device=accelerator.device)
         count = accelerator.reduce(count, "sum")
         sums: dict[str, torch.Tensor] = {}
@@ -202,6 +192,9 @@ class Trainer:
                 with accelerator.autocast():
                     output = self.model(pixel_values=pixels, **batch.packed.tensors())
                 losses = loss_sums(output, batch, self.plain.config, config.loss)
+                if self.phrases is not None:
+                    queries = batch.packed.valid.sum()
+                    losses["word_noun"] = config.loss.word_noun * queries * self.phrases.loss(self.plain)
                 # ranks' gradients are averaged, so the sum over ranks needs their number back
                 accelerator.backward(sum(losses.values()) * (accelerator.num_processes / count))
             for name, value in losses.items():

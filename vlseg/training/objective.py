@@ -38,7 +38,8 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         losses["coarse"] = weights.coarse * torch.stack([mask_loss(s, want_coarse) for s in stages]).mean()
     answer = torch.where(present > 0, config.seg_token_id, config.rej_token_id)
     token = F.cross_entropy(output.token_logits.flatten(0, 1), answer.flatten(), reduction="none")
-    losses["presence"] = weights.presence * (token * valid.flatten()).sum()
+    decided = F.binary_cross_entropy_with_logits(output.evidence, present, reduction="none")
+    losses["presence"] = weights.presence * ((token * valid.flatten()).sum() + (decided * valid).sum())
     if weights.target:
         real = coarse.sum((-2, -1)) > 0.5  # a region of less than half a cell has no embedding worth comparing
         candidate = real[:, None].expand_as(batch.targets)

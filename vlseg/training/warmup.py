@@ -24,6 +24,7 @@ from vlseg.models.processing import VLSegProcessor
 from vlseg.training.batches import share
 from vlseg.training.checkpoint import load_newest, save
 from vlseg.training.config import OptimSection, TrainConfig, WarmupSection
+from vlseg.training.optimizer import build_optimizer
 from vlseg.training.schedule import rate
 from vlseg.types import VLSegError
 from vlseg.worlds.mosaic import mosaic
@@ -46,7 +47,7 @@ class MosaicBatches(Dataset):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Plain drawings first: in new styles from the start, names stay near chance five times longer.
         step, part = divmod(index, self.parts)
-        restyled = min(1.0, 2 * step / self.section.steps)
+        restyled = min(1.0, step / max(1.0, self.section.plain * self.section.steps))
         height, width = self.section.size
         images = share(self.section.images, self.parts, part)
         made = [mosaic(self.seed, 1024 * step + i, (height, width), restyled) for i in images]
@@ -102,9 +103,11 @@ def warm_up(
     tower = NounTower(model)
     idle = freeze_idle(tower, processor)
     parameters = [p for p in tower.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=section.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    optim = OptimSection(
+        lr=section.lr, matrix_lr=section.matrix_lr, weight_decay=0.02, warmup=200, schedule="constant-decay", decay=0.3
+    )
+    optimizer = build_optimizer(tower, optim)
     wrapped, optimizer = accelerator.prepare(tower, optimizer)
-    shape = OptimSection(warmup=200, schedule="constant-decay", decay=0.3)
     step = 0
     if (state := load_newest(folder, print)) is not None:
         tower.load_state_dict(state["tower"])
@@ -120,7 +123,7 @@ def warm_up(
     recent: list[tuple[float, float]] = []
     for pixels, ids, glyphs in loader:
         for group in optimizer.param_groups:
-            group["lr"] = section.lr * rate(step, section.steps, shape)
+            group["lr"] = group["base"] * rate(step, section.steps, optim)
         with accelerator.autocast():
             nouns, prototypes = wrapped(processor.normalise(pixels.to(accelerator.device)))
         background = len(prototypes) - 1

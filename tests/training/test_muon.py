@@ -1,0 +1,82 @@
+"""Muon: orthogonal updates, the right parameters, the same step on two ranks as on one."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from vlseg.training.config import OptimSection
+from vlseg.training.muon import orthogonalised
+from vlseg.training.optimizer import build_optimizer
+
+OPTIM = OptimSection(lr=1e-2, matrix_lr=2e-2, weight_decay=0.1)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.LayerNorm(7), nn.Conv2d(8, 6, 3))
+
+
+def one_step(model: nn.Module) -> list[torch.Tensor]:
+    optimizer = build_optimizer(model, OPTIM)
+    for _ in range(2):
+        model(torch.linspace(-1, 1, 2 * 3 * 11 * 11).view(2, 3, 11, 11)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16)])
+def test_orthogonalised_has_the_singular_vectors_of_the_gradient_and_values_near_one(shape):
+    torch.manual_seed(1)
+    gradient = torch.randn(shape)
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    update = orthogonalised(gradient)
+    values = torch.linalg.svdvals(update)
+    assert values.min() > 0.4  # the iteration trades exactness for speed: values end in about 0.7 to 1.2
+    assert values.max() < 1.4
+    assert nn.functional.cosine_similarity(update.flatten(), (u @ v).flatten(), dim=0) > 0.95
+
+
+def test_only_matrices_and_dense_kernels_follow_muon():
+    model = small()
+    groups = {g["matrix"]: g for g in build_optimizer(model, OPTIM).param_groups if g["matrix"]}
+    assert [p.shape for p in groups[True]["params"]] == [(6, 8, 3, 3)]
+    assert groups[True]["base"] == 2e-2
+
+
+def test_muon_and_adamw_both_move_and_state_reloads():
+    model = small()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = build_optimizer(model, OPTIM)
+    model(torch.linspace(-1, 1, 3 * 11 * 11).view(1, 3, 11, 11).sin()).square().sum().backward()
+    optimizer.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert all(moved)
+    other = build_optimizer(small(), OPTIM)
+    other.load_state_dict(optimizer.state_dict())
+    kernel = model[3].weight
+    step = before[6] * (1 - 2e-2 * 0.1) - kernel  # first step: momentum points along the gradient
+    assert float(step.detach().flatten(1).norm()) == pytest.approx(2e-2 * 6**0.5, rel=0.3)
+    kept = other.state[other.param_groups[0]["params"][0]]["momentum"]
+    assert torch.equal(kept, optimizer.state[kernel]["momentum"])
+    assert kept.abs().sum() > 0
+
+
+def _rank(rank: int, meet: str, queue) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    queue.put((rank, [p.tolist() for p in one_step(small())]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_step_as_one(tmp_path):
+    queue = mp.get_context("spawn").SimpleQueue()
+    workers = mp.spawn(_rank, (str(tmp_path / "meet"), queue), nprocs=2, join=False)
+    got = dict(queue.get() for _ in range(2))
+    workers.join()
+    assert sorted(got) == [0, 1]
+    for alone, first, second in zip(one_step(small()), got[0], got[1], strict=True):
+        assert first == second
+        torch.testing.assert_close(torch.tensor(first), alone)
