@@ -23,7 +23,8 @@ class Batch:
     """B images with K queries over M regions (all objects of the image).
 
     pixels: (B, H, W, 3) uint8. regions: (B, M, H, W) uint8 masks. nouns: (B, M) int64, -1 where unknown or no region.
-    targets, distractors: (B, K, M) bool. packed: the queries.
+    targets, distractors: (B, K, M) bool. packed: the queries. ignored: (B, K, H, W) bool, pixels that no mask loss of
+    the query looks at, or None where no query has any.
     """
 
     pixels: torch.Tensor
@@ -32,12 +33,13 @@ class Batch:
     targets: torch.Tensor
     distractors: torch.Tensor
     packed: Packed
+    ignored: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "packed"}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "packed"}
         packed = Packed(*(t.to(device) for t in self.packed.tensors().values()))
-        return Batch(packed=packed, **moved)
+        return Batch(packed=packed, **{name: v if v is None else v.to(device) for name, v in held.items()})
 
 
 def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from vlseg.types import VLSegError
 from vlseg.worlds.draw import Draw
+from vlseg.worlds.geometry.diagrams import Diagram, GeometryWorld
 from vlseg.worlds.scene import Scene
 from vlseg.worlds.sprites import SpriteWorld
 
-WORLDS = ("sprites",)
+WORLDS = ("sprites", "geometry")
 # Sizes (H, W) that a data set cycles through at random where none is asked for.
 SIZES = ((256, 256), (256, 256), (240, 320), (320, 240), (192, 256), (256, 192), (224, 336), (384, 384), (128, 128))
 
@@ -34,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def line(scene: Scene, image: str) -> str:
+def line(scene: Scene | Diagram, image: str) -> str:
     """The scene as one line of JSONL; ``image`` is the picture's path relative to the file."""
     queries = [
         {"text": q.text, "masks": q.masks, "distractors": q.distractors, "kind": q.kind}
@@ -75,7 +76,10 @@ def render_dataset(
         raise VLSegError(f"n and queries must be at least 1, got n={n}, queries={queries}")
     if seed < 0:
         raise VLSegError(f"seed must not be negative, got {seed}")
-    world, out = SpriteWorld(styles), Path(out)
+    if world_name == "geometry" and styles != "train":
+        raise VLSegError(f"geometry has no styles; {styles!r} is one of the sprites")
+    world: SpriteWorld | GeometryWorld = SpriteWorld(styles) if world_name == "sprites" else GeometryWorld()
+    out = Path(out)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
         lines = []
