@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: segment test lint clean
 
 segment: $(READY)
-	$(BIN)/vlseg segment examples/peacocks.png "the largest peacock" "the orange pretzel" "the fuel pump" --out out
+	$(BIN)/vlseg segment examples/peacocks.png "all the peacocks" "the pretzel" "the fuel pump" --out out
 	@echo "masks, overlay, SVG and JSON are in out/"
 
-test: $(READY)
+test: $(DEV)
 	$(BIN)/python -m pytest
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,7 +24,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlseg needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
+	@touch $@
+
+$(DEV): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,demo,serve,quant]" --constraint constraints.txt
 	@touch $@
 
 clean:

@@ -23,7 +23,7 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluation",),
     ("training",),
     ("segmenter",),
-    ("bulk", "export", "serving"),
+    ("bulk", "export", "serving", "client"),
     ("demo",),
     ("cli",),
 ]

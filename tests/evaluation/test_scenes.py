@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlseg.evaluation.ablate import PARTS, ShuffledQueries, without
+from vlseg.data.registry import open_dataset
+from vlseg.evaluation.ablate import PARTS, OtherImages, without
 from vlseg.evaluation.scenes import score_scenes
 from vlseg.models.presets import build_preset
 from vlseg.types import VLSegError
@@ -72,9 +73,12 @@ def test_unknown_part(pair):
         pass
 
 
-def test_shuffled_queries_keep_their_truth(world):
-    a, b = world.scene(1, 0, (64, 64), 2), world.scene(1, 1, (64, 64), 2)
-    mixed = ShuffledQueries(a, b)
-    assert mixed.image is b.image
-    assert mixed.queries is a.queries
-    assert mixed.ids is a.ids
+def test_other_images_keep_the_truth_of_the_queries():
+    data = open_dataset("sprites?n=3&seed=1&size=64x64&queries=2")
+    mixed = OtherImages(data)
+    assert len(mixed) == 3
+    assert mixed.fingerprint == data.fingerprint
+    for n in range(3):
+        assert (mixed[n].image == data[(n + 1) % 3].image).all()
+        assert (mixed[n].image != data[n].image).any()
+        assert mixed[n].queries == data[n].queries

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from vlseg.types import VLSegError
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file beside its place and move it there in one step; text as UTF-8. Raises VLSegError."""
+    with whole_file(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, moved to its place when the block ends well. Raises VLSegError."""
     partial = path.with_name(f".part-{os.getpid()}-{path.name[-80:]}")
     try:
         try:
-            partial.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            with open(partial, "wb") as file:
+                yield file
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

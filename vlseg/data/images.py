@@ -22,6 +22,7 @@ from vlseg.types import VLSegError
 from vlseg.version import __version__
 
 MAX_PIXELS = 100_000_000
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 URL_TIMEOUT = 20.0  # seconds without a byte
 URL_MAX_BYTES = 256 * 2**20
 
@@ -69,6 +70,21 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, 
     if parts.scheme.lower() == "file":
         return _decode(_existing_file(urllib.request.url2pathname(parts.path)), name, max_pixels), name
     return _decode(io.BytesIO(_fetch(source)), name, max_pixels), name
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the upright picture in a file; only its header is read. Raises VLSegError as `open_image`."""
+    return upright_extent(_existing_file(os.fspath(path)), printable(os.fspath(path)))
+
+
+def upright_extent(source: str | bytes, name: str) -> tuple[int, int]:
+    """(height, width) of the upright picture in a file, or in the bytes of one. name: for errors. Raises VLSegError."""
+    try:
+        with _pillow_guard_off(), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            turned = _orientation(image) >= 5  # 5 to 8 are on their side
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:  # as in _decode: broken files fail in a dozen ways
+        raise VLSegError(f"{name}: the image cannot be read ({' '.join(str(error).split())})") from error
 
 
 def is_url(source: str) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from vlseg.data.dataset import Dataset
 from vlseg.models.modeling import ImageFeatures, VLSegModel
-from vlseg.types import VLSegError
+from vlseg.types import Sample, VLSegError
 
 PARTS = ("pixel-encoder", "image-prefix")
 
@@ -48,12 +49,19 @@ def without(model: VLSegModel, part: str) -> Iterator[None]:
         del model.encode_image
 
 
-class ShuffledQueries:
-    """A scene that is asked the queries of another one: truth stays that of the queries' own scene.
+class OtherImages:
+    """A `Dataset` whose images are asked the queries of their neighbours; truth stays that of the queries' own image.
 
-    Where the sizes are equal, the score says how much can be had without looking at the words.
+    Where the sizes are equal, the score says how much can be had without looking at the picture.
     """
 
-    def __init__(self, scene: Any, other: Any):
-        self.image = other.image
-        self.ids, self.objects, self.queries = scene.ids, scene.objects, scene.queries
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.name, self.split = f"{dataset.name}, pictures swapped", dataset.split
+        self.problems, self.fingerprint = dataset.problems, dataset.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self.dataset[index], image=self.dataset[(index + 1) % len(self)].image)

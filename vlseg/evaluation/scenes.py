@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from vlseg.metrics.referring import Case, case_of
+from vlseg.masks import rle as codec
+from vlseg.metrics.case import Case, score_case
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.packing import pack_queries
 from vlseg.models.processing import VLSegProcessor, presence_scores
+from vlseg.types import Query, Status
 
 
 @torch.no_grad()
@@ -51,25 +52,22 @@ def _score_batch(
     scores = presence_scores(output.evidence, model.config.presence).cpu()
     cases = []
     for b, scene in enumerate(scenes):
-        masks = processor.masks(output, b, scene.ids.shape, len(scene.queries))
-        for k, query in enumerate(scene.queries):
-            found = bool(scores[b, k] >= threshold) and bool(masks[k].any())
-            prediction = masks[k] if found else np.zeros_like(masks[k])
-            truth = np.isin(scene.ids, np.array(query.targets, int) + 1) if query.targets else np.zeros_like(masks[k])
-            boxes = [scene.objects[t].box for t in query.targets]
-            extent = min((max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes), default=0.0)
-            cases.append(
-                case_of(
-                    prediction,
-                    truth,
-                    [scene.ids == d + 1 for d in query.distractors],
-                    image=str(first + b),
-                    kind=query.kind,
-                    absent=not query.targets,
-                    found=found,
-                    score=float(scores[b, k]),
-                    extent=float(extent),
-                    text=query.text,
-                )
-            )
+        size = scene.ids.shape
+        masks = processor.masks(output, b, size, len(scene.queries))
+        for k, query in enumerate(labelled(scene)):
+            score = float(scores[b, k])
+            status: Status = "absent" if score < threshold else "failed"  # as `systems.base.decide`
+            if score >= threshold and masks[k].any():
+                status = "found"
+            prediction = codec.encode(masks[k]) if status == "found" else None
+            name = str(first + b)
+            cases.append(score_case(query, size, status, prediction, score, id=f"{name}/{k}", image=name, rules=None))
     return cases
+
+
+def labelled(scene: Any) -> list[Query]:
+    """The queries of a scene with their masks and distractors as RLEs."""
+    rles = [codec.encode(scene.ids == number + 1) for number in range(len(scene.objects))]
+    return [
+        Query(q.text, [rles[t] for t in q.targets], [rles[d] for d in q.distractors], q.kind) for q in scene.queries
+    ]

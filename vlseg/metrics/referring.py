@@ -1,82 +1,68 @@
-"""Scores of referring segmentation from per-case records (protocol: DESIGN 5): cIoU, mIoU, P@0.5, rejection."""
+"""Scores of referring segmentation over cases. Each is a ratio of two sums with one term a case; the rules, with their
+sources, are in docs/evaluation.md.
+
+    mIoU, P@τ, boundary-IoU, buffered-IoU, T-acc   mean over the cases with a target; P@τ: IoU > τ, strictly
+    gIoU                                           mean over all cases, empty ones by ReLA's table
+    cIoU                                           sum of I over sum of U, all cases, by ReLA's table
+    N-acc                                          share of the cases without a target that were answered "absent"
+    NTA-rate, NTA-mass, wrong-instance             over the cases with a target and a distractor
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
+from vlseg.metrics.case import Case
 
-
-@dataclass(slots=True)
-class Case:
-    """One (image, expression). I, U: pixels of intersection and union of prediction and truth.
-
-    absent: nothing matches; found: the system's answer; score: its probability of a referent. area: truth's pixels.
-    wrong: some distractor overlaps the prediction more than the truth does. extent: longer side of the smallest target.
-    """
-
-    image: str
-    kind: str
-    intersection: int
-    union: int
-    absent: bool
-    found: bool
-    score: float
-    area: int
-    extent: float
-    wrong: bool
-    has_distractor: bool
-    text: str = ""
-
-    @property
-    def iou(self) -> float:
-        """I / U; an absent case scores 1 if nothing was predicted and 0 otherwise (ReLA's rule)."""
-        if self.absent:
-            return 0.0 if self.found and self.union else 1.0
-        return self.intersection / self.union if self.union else 0.0
+Term = tuple[float, float]  # of numerator and denominator
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def case_of(prediction: np.ndarray, truth: np.ndarray, distractors: Sequence[np.ndarray], **facts: Any) -> Case:
-    """Score one prediction. All masks (H, W) bool; facts: the other fields of `Case`."""
-    intersection, union = int((prediction & truth).sum()), int((prediction | truth).sum())
-    iou = intersection / union if union else 0.0
+def _targets(value: Callable[[Case], float]) -> Callable[[Case], Term | None]:
+    return lambda case: None if case.absent else (float(value(case)), 1.0)
 
-    def other(mask: np.ndarray) -> float:
-        both = int((prediction | mask).sum())
-        return int((prediction & mask).sum()) / both if both else 0.0
 
-    wrong = any(other(d) > iou for d in distractors)
-    return Case(
-        intersection=intersection,
-        union=union,
-        area=int(truth.sum()),
-        wrong=bool(wrong),
-        has_distractor=bool(len(distractors)),
-        **facts,
-    )
+def _rivals(value: Callable[[Case], float]) -> Callable[[Case], Term | None]:
+    return lambda case: None if case.activation is None else (float(value(case)), 1.0)
+
+
+def _precision(threshold: float) -> Callable[[Case], Term | None]:
+    return _targets(lambda case: case.iou > threshold)
+
+
+# What a case adds to a score; None where it does not count for it.
+SCORES: dict[str, Callable[[Case], Term | None]] = {
+    "mIoU": _targets(lambda case: case.iou),
+    "cIoU": lambda case: (float(case.intersection), float(case.union)),
+    **{f"P@{threshold}": _precision(threshold) for threshold in THRESHOLDS},
+    "gIoU": lambda case: (case.iou, 1.0),
+    "N-acc": lambda case: (float(case.status == "absent"), 1.0) if case.absent else None,
+    "T-acc": _targets(lambda case: case.found),
+    "boundary-IoU": lambda case: None if case.boundary is None else (case.ratio(case.boundary), 1.0),
+    "buffered-IoU": lambda case: None if case.buffered is None else (case.ratio(case.buffered), 1.0),
+    "buffered-IoU-dilated": lambda case: None if case.dilated is None else (case.ratio(case.dilated), 1.0),
+    "NTA-rate": _rivals(lambda case: case.activation.active),  # type: ignore[union-attr]
+    "NTA-mass": _rivals(lambda case: case.activation.stray),  # type: ignore[union-attr]
+    "wrong-instance": _rivals(lambda case: case.activation.wrong),  # type: ignore[union-attr]
+}
+
+
+def value(name: str, cases: Sequence[Case]) -> float | None:
+    """One score over cases; None where no case counts for it, or the sum below is 0. No target, no cIoU."""
+    if name == "cIoU" and all(case.absent for case in cases):
+        return None
+    terms = [term for case in cases if (term := SCORES[name](case)) is not None]
+    below = sum(term[1] for term in terms)
+    return sum(term[0] for term in terms) / below if below else None
 
 
 def summary(cases: Sequence[Case]) -> dict[str, float]:
-    """Scores over cases: mIoU, cIoU and P@0.5 over those with a referent, rejection over the absent ones.
-
-    wrong-instance is over all cases with a referent and a distractor. Missing kinds give no entry.
-    """
-    there = [c for c in cases if not c.absent]
-    gone = [c for c in cases if c.absent]
+    """All scores over cases, and how many "cases"; a score that no case counts for gives no entry."""
     scores: dict[str, float] = {"cases": len(cases)}
-    if there:
-        ious = np.array([c.iou for c in there])
-        scores["mIoU"] = float(ious.mean())
-        scores["cIoU"] = sum(c.intersection for c in there) / max(1, sum(c.union for c in there))
-        scores["P@0.5"] = float((ious > 0.5).mean())
-        scores["T-acc"] = float(np.mean([c.found for c in there]))
-    rivals = [c for c in there if c.has_distractor]
-    if rivals:
-        scores["wrong-instance"] = float(np.mean([c.wrong for c in rivals]))
-    if gone:
-        scores["N-acc"] = float(np.mean([not c.found for c in gone]))
+    for name in SCORES:
+        score = value(name, cases)
+        if score is not None:
+            scores[name] = score
     return scores
 
 
