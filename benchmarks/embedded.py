@@ -2,15 +2,15 @@
 
     python benchmarks/embedded.py [--model FOLDER] [--scenes 500] [--json]
 
-All scores are free-running, at the scene's own 256 px, with 95 % intervals by bootstrap over images. Objects of less
-than 24 px are counted apart: a stride-4 map cannot draw them. `--calibrate` first fits the presence score on other
-scenes and writes it into the checkpoint; `--card` writes `scores.json` beside the weights, for `card.py`.
+All scores are those of `vlseg eval` (docs/evaluation.md): free-running, at the scene's own 256 px, with 95 % intervals
+by bootstrap over images. Objects of less than 24 px are counted apart: a stride-4 map cannot draw them. `--calibrate`
+first fits the presence score on other scenes and writes it into the checkpoint; `--card` writes `scores.json` beside
+the weights, for `card.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
 from pathlib import Path
@@ -19,43 +19,53 @@ from typing import Any
 import numpy as np
 
 SEEDS = {"scenes": 910_001, "held-out style": 920_001, "parts": 930_001, "calibration": 940_001}
-SIZE, SMALL = (256, 256), 24
+SIZE, SMALL, QUERIES = (256, 256), 24, 8
 
 
-def scenes(world: Any, seed: int, count: int, queries: int = 8) -> Any:
-    """Unseen scenes: the training stream uses seed 1."""
-    return (world.scene(seed, i, SIZE, queries) for i in range(count))
+def unseen(name: str, count: int, styles: str = "train") -> Any:
+    """Scenes as a data set; the training stream uses seed 1."""
+    from vlseg.data.registry import open_dataset
+
+    size = f"{SIZE[0]}x{SIZE[1]}"
+    return open_dataset(f"sprites?n={count}&seed={SEEDS[name]}&size={size}&queries={QUERIES}&styles={styles}")
 
 
-def calibrate(model: Any, processor: Any, world: Any, count: int) -> dict[str, float]:
+def score(system: Any, dataset: Any, threshold: float | None = None) -> list[Any]:
+    """The cases of a data set. threshold: of presence; None: the checkpoint's own."""
+    from vlseg.evaluation.predictor import SystemPredictor
+    from vlseg.evaluation.run import evaluate
+
+    outcome = evaluate(dataset, SystemPredictor(system, threshold))
+    assert outcome is not None  # one process
+    assert not any(record.crashed for record in outcome.records)
+    return [record.case for record in outcome.records]
+
+
+def calibrate(system: Any, count: int) -> dict[str, float]:
     """Fit scale, bias and threshold of the presence score on scenes that are used for nothing else."""
     from vlseg.evaluation.calibrate import best_threshold, platt
-    from vlseg.evaluation.scenes import score_scenes
 
-    model.config.presence = {"scale": 1.0, "bias": 0.0, "threshold": 0.5}
-    cases = score_scenes(model, processor, scenes(world, SEEDS["calibration"], count))
+    system.model.config.presence = {"scale": 1.0, "bias": 0.0, "threshold": 0.5}
+    cases = score(system, unseen("calibration", count))
     present = np.array([not c.absent for c in cases])
-    score = np.clip([c.score for c in cases], 1e-7, 1 - 1e-7)
-    evidence = np.log(score / (1 - score))
+    plain = np.clip([c.score for c in cases], 1e-7, 1 - 1e-7)
+    evidence = np.log(plain / (1 - plain))
     scale, bias = platt(evidence, present)
     threshold = best_threshold(1 / (1 + np.exp(-(scale * evidence + bias))), present)
     return {"scale": round(scale, 4), "bias": round(bias, 4), "threshold": threshold}
 
 
-def measure(model: Any, processor: Any, count: int, parts: int) -> dict[str, Any]:
+def measure(system: Any, count: int, parts: int) -> dict[str, Any]:
     """All tables as plain data."""
-    from vlseg.evaluation.ablate import PARTS, ShuffledQueries, without
-    from vlseg.evaluation.scenes import score_scenes
+    from vlseg.evaluation.ablate import PARTS, OtherImages, without
     from vlseg.metrics.bootstrap import with_intervals
     from vlseg.metrics.referring import by_kind
-    from vlseg.worlds.sprites import SpriteWorld
 
-    world, other = SpriteWorld(styles="train"), SpriteWorld(styles="held_out")
-    cases = score_scenes(model, processor, scenes(world, SEEDS["scenes"], count))
+    cases = score(system, unseen("scenes", count))
     seen = [c for c in cases if c.absent or c.extent >= SMALL]
     tiny = [c for c in cases if not c.absent and c.extent < SMALL]
     kinds = {k: with_intervals([c for c in seen if c.kind == k]) for k in sorted({c.kind for c in seen})}
-    held = score_scenes(model, processor, scenes(other, SEEDS["held-out style"], count))
+    held = score(system, unseen("held-out style", count, "held_out"))
     result = {
         "scenes": count,
         "overall": with_intervals(seen),
@@ -63,8 +73,7 @@ def measure(model: Any, processor: Any, count: int, parts: int) -> dict[str, Any
         "kinds": kinds,
         "held-out style": with_intervals([c for c in held if c.absent or c.extent >= SMALL]),
     }
-
-    few = list(scenes(world, SEEDS["parts"], parts))
+    few = unseen("parts", parts)
 
     def by(cases: list[Any]) -> dict[str, float]:
         kinds = by_kind([c for c in cases if not c.absent])
@@ -72,12 +81,11 @@ def measure(model: Any, processor: Any, count: int, parts: int) -> dict[str, Any
         return {"all": whole, **{k: s["mIoU"] for k, s in kinds.items()}}
 
     # Parts are judged by their masks alone (threshold 0), or a rejection would hide what the mask is worth.
-    ablations = {"whole model": by(score_scenes(model, processor, few, threshold=0.0))}
-    mixed = [ShuffledQueries(a, b) for a, b in zip(few, itertools.chain(few[1:], few[:1]), strict=True)]
-    ablations["queries of another image"] = by(score_scenes(model, processor, mixed, threshold=0.0))
+    ablations = {"whole model": by(score(system, few, 0.0))}
+    ablations["queries of another image"] = by(score(system, OtherImages(few), 0.0))
     for part in PARTS:
-        with without(model, part):
-            ablations[f"without {part}"] = by(score_scenes(model, processor, few, threshold=0.0))
+        with without(system.model, part):
+            ablations[f"without {part}"] = by(score(system, few, 0.0))
     result["parts"] = {"scenes": parts, "mIoU": ablations}
     return result
 
@@ -89,7 +97,7 @@ def table(result: dict[str, Any]) -> str:
         entry = scores.get(name)
         return "" if entry is None else f"{entry['value']:.3f} ({entry['ci95'][0]:.3f}–{entry['ci95'][1]:.3f})"
 
-    columns = ["mIoU", "cIoU", "P@0.5", "wrong-instance", "T-acc", "N-acc"]
+    columns = ["mIoU", "cIoU", "P@0.5", "boundary-IoU", "wrong-instance", "T-acc", "N-acc"]
     lines = ["| | cases | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     rows = {"all, objects ≥ 24 px": result["overall"], **result["kinds"]}
     rows |= {"objects < 24 px": result["below 24 px"], "drawing style held out": result["held-out style"]}
@@ -116,21 +124,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else on stdout")
     args = parser.parse_args()
 
-    from vlseg.models.modeling import VLSegModel
-    from vlseg.models.processing import VLSegProcessor
+    from vlseg.systems.quiet import quiet_loading
     from vlseg.systems.registry import EMBEDDED, WEIGHTS
-    from vlseg.worlds.sprites import SpriteWorld
+
+    with quiet_loading():
+        from vlseg.systems.native import NativeSystem
 
     folder = Path(args.model or WEIGHTS / EMBEDDED)
-    model = VLSegModel.from_pretrained(folder, dtype="float32").eval()
-    processor = VLSegProcessor.from_pretrained(folder)
+    system = NativeSystem.from_pretrained(folder, dtype="float32", name=args.model or EMBEDDED)
     start = time.perf_counter()
     if args.calibrate:
-        model.config.presence = calibrate(model, processor, SpriteWorld(styles="train"), args.calibrate)
-        model.config.save_pretrained(folder)
-    result = {"model": args.model or EMBEDDED, "presence": model.config.presence}
+        system.model.config.presence = calibrate(system, args.calibrate)
+        system.model.config.save_pretrained(folder)
+    result = {"model": system.name, "presence": system.model.config.presence}
     result["calibration_scenes"] = args.calibrate
-    result |= measure(model, processor, args.scenes, args.parts)
+    result |= measure(system, args.scenes, args.parts)
     result["minutes"] = round((time.perf_counter() - start) / 60, 1)
     if args.card:
         (folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
