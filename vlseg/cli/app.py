@@ -16,7 +16,7 @@ VERBS = {
     "segment": "masks for words: vlseg segment IMAGE QUERY [QUERY ...]",
     "train": "train a model: vlseg train CONFIG [a.b=c ...]",
     "eval": "score a model or predictions on a data set: vlseg eval --model M --data D --out DIR",
-    "data": "render, look into and check data: vlseg data render | info | check",
+    "data": "render, look into, check and convert data: vlseg data render | info | check | convert",
     "serve": "answer over HTTP: vlseg serve [--port N] [--model M ...]",
     "demo": "a page in the browser: vlseg demo [--port N] [--model M ...]",
     "info": "versions, devices, and with `info models` the models",

@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _render(argv: Sequence[str]) -> int:
     parser = Parser("data render", "Write scenes with exact masks: OUT/images and OUT/data.jsonl.")
-    parser.add_argument("world", metavar="WORLD", help="sprites")
+    parser.add_argument("world", metavar="WORLD", help="sprites or geometry")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--n", metavar="N", required=True, help="number of scenes")
     parser.add_argument("--seed", metavar="S", required=True, help="same seed, same scenes")

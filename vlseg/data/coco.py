@@ -16,8 +16,6 @@ from vlseg.data.records import Record
 from vlseg.data.request import COCO_PICTURES, Request, examples_of
 from vlseg.types import VLSegError
 
-OPTIONS = ("absent", "seed")
-
 
 def open_coco(request: Request) -> IndexedDataset:
     """A COCO instance file (`request.path`), or that of the split under the root. Raises VLSegError."""

@@ -49,7 +49,7 @@ def to_jsonl(
             except VLSegError as error:
                 failed.append(Problem(f"sample {index}", str(error)))
                 continue
-            file.write(line.encode("utf-8", "surrogatepass"))
+            file.write(line.encode("utf-8"))
     return path, failed
 
 

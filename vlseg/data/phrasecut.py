@@ -19,8 +19,6 @@ from vlseg.data.records import Record, distinct, usable
 from vlseg.data.request import Request, examples_of
 from vlseg.types import VLSegError
 
-SPLITS = ("train", "val", "test", "miniv")
-
 
 def open_phrasecut(request: Request) -> IndexedDataset:
     """One split. Raises VLSegError."""

@@ -23,8 +23,6 @@ from vlseg.data.request import Request
 from vlseg.masks import rle as codec
 from vlseg.types import Query, Sample, VLSegError
 
-SPLITS = ("train", "val", "test")
-
 
 def open_reasonseg(request: Request) -> IndexedDataset:
     """One split, from the original folders or a Hub mirror. Raises VLSegError."""

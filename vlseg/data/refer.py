@@ -42,7 +42,6 @@ FAMILY: dict[str, Family] = {
     "grefcoco": Family("grefcoco", "grefs(unc)", ("train", "val", "testA", "testB")),
 }
 NO_TARGET = -1
-OPTIONS = ("text",)
 
 
 def open_refer(request: Request) -> IndexedDataset:

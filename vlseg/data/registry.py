@@ -33,7 +33,8 @@ class Known:
 
 _UNC, _UMD = ("train", "val", "testA", "testB"), ("train", "val", "test")
 _REFER, _TEXT = "refer:open_refer", ("text",)
-_SPRITES = ("n", "seed", "size", "queries", "styles")
+_SCENES = ("n", "seed", "size", "queries")
+_SPRITES = (*_SCENES, "styles")
 KNOWN: dict[str, Known] = {
     known.name: known
     for known in (
@@ -47,7 +48,10 @@ KNOWN: dict[str, Known] = {
         Known("refcoco-m", "RefCOCO-M", "mirrors:open_refcoco_m", ("val",), pictures=False),
         Known("phrasecut", "PhraseCut", "phrasecut:open_phrasecut", (*_UMD, "miniv")),
         Known("coco", "COCO instances as class queries", "coco:open_coco", (), "", ("absent", "seed")),
-        Known("sprites", "the procedural world", "sprites:open_sprites", (), "", _SPRITES, pictures=False),
+        Known(
+            "sprites", "the procedural world of drawn things", "scenes:open_sprites", (), "", _SPRITES, pictures=False
+        ),
+        Known("geometry", "the procedural world of diagrams", "scenes:open_geometry", (), "", _SCENES, pictures=False),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The procedural world "sprites" as a data set: scene i of a seed, rendered when it is asked for."""
+"""The procedural worlds as data sets: scene i of a seed, rendered when it is asked for."""
 
 from __future__ import annotations
 
@@ -10,43 +10,63 @@ from vlseg.data.index import count, fingerprint, outline
 from vlseg.data.request import Request
 from vlseg.types import Sample, VLSegError
 from vlseg.worlds.draw import Draw
+from vlseg.worlds.geometry.diagrams import GeometryWorld
 from vlseg.worlds.render import SIZES
 from vlseg.worlds.sprites import STYLES, SpriteWorld
 
-OPTIONS = ("n", "seed", "size", "queries", "styles")
 
-
-def open_sprites(request: Request) -> SpritesDataset:
+def open_sprites(request: Request) -> SceneDataset:
     """`sprites?n=500&seed=9&size=256x256&queries=8&styles=held_out`; without a size, a mixture. Raises VLSegError."""
-    return SpritesDataset(
+    styles = request.choice("styles", "train", STYLES)
+    return _open(request, "sprites", SpriteWorld(styles), f"&styles={styles}", least=32)
+
+
+def open_geometry(request: Request) -> SceneDataset:
+    """`geometry?n=500&seed=9&size=256x256&queries=8`; without a size, a mixture. Raises VLSegError."""
+    return _open(request, "geometry", GeometryWorld(), "", least=96)
+
+
+def _open(request: Request, name: str, world: SpriteWorld | GeometryWorld, suffix: str, least: int) -> SceneDataset:
+    return SceneDataset(
+        name,
+        world,
         n=request.number("n", 500, 1),
         seed=request.number("seed", 0, 0),
-        size=_size(request.options.get("size")),
+        size=_size(name, request.options.get("size"), least),
         queries=request.number("queries", 8, 1),
-        styles=request.choice("styles", "train", STYLES),
+        suffix=suffix,
     )
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def _size(name: str, text: str | None, least: int) -> tuple[int, int] | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)[xX×](\d+)", text)
-    if not match or min(int(match[1]), int(match[2])) < 32 or max(int(match[1]), int(match[2])) > 4096:
-        raise VLSegError(f"sprites: size={text}: write height x width such as 256x320, each from 32 to 4096")
+    if not match or min(int(match[1]), int(match[2])) < least or max(int(match[1]), int(match[2])) > 4096:
+        raise VLSegError(f"{name}: size={text}: write height x width such as 256x320, each from {least} to 4096")
     return int(match[1]), int(match[2])
 
 
-class SpritesDataset:
+class SceneDataset:
     """n scenes with exact masks, distractors and kinds; the same arguments give the same samples.
 
     size: (H, W) of every scene, or None for the mixture of `vlseg data render`.
     """
 
-    def __init__(self, n: int, seed: int, size: tuple[int, int] | None, queries: int = 8, styles: str = "train"):
+    def __init__(
+        self,
+        kind: str,
+        world: SpriteWorld | GeometryWorld,
+        n: int,
+        seed: int,
+        size: tuple[int, int] | None,
+        queries: int = 8,
+        suffix: str = "",
+    ):
+        self.kind, self.world = kind, world
         self.n, self.seed, self.size, self.queries = n, seed, size, queries
-        self.world = SpriteWorld(styles)
         shape = f"&size={size[0]}x{size[1]}" if size else ""
-        self.name = f"sprites?n={n}&seed={seed}{shape}&queries={queries}&styles={styles}"
+        self.name = f"{kind}?n={n}&seed={seed}{shape}&queries={queries}{suffix}"
         self.split = ""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -62,7 +82,7 @@ class SpritesDataset:
         sample = self.world.scene(self.seed, position, shape, self.queries).to_sample(f"{self.seed}-{position}")
         sample.size = shape
         for number, query in enumerate(sample.queries):
-            query.id = f"sprites:{self.seed}-{position}:{number}"
+            query.id = f"{self.kind}:{self.seed}-{position}:{number}"
         return sample
 
     labels = __getitem__

@@ -10,6 +10,7 @@ from vlseg.data.dataset import Dataset
 from vlseg.data.jsonl import check_sample, read_samples
 from vlseg.data.registry import open_dataset
 from vlseg.masks import rle as codec
+from vlseg.types import VLSegError
 from vlseg.worlds.render import render_dataset
 
 
@@ -49,3 +50,16 @@ def test_the_same_scenes_as_rendered_files(tmp_path: Path):
         ]
     assert json.loads(path.read_text().splitlines()[0])["image"] == "images/000000.png"
     assert len(open_dataset(str(tmp_path))) == 3  # the folder with its data.jsonl
+
+
+def test_diagrams_of_a_spec():
+    dataset = open_dataset("geometry?n=3&seed=2&size=128x160&queries=4")
+    assert isinstance(dataset, Dataset)
+    assert dataset.name == "geometry?n=3&seed=2&size=128x160&queries=4"
+    for i in range(3):
+        sample = dataset[i]
+        assert sample.image.shape == (128, 160, 3)
+        assert check_sample(sample) == []
+        assert all(q.kind and q.id.startswith("geometry:2-") for q in sample.queries)
+    with pytest.raises(VLSegError, match="from 96"):
+        open_dataset("geometry?size=64x64")
