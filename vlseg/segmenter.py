@@ -132,10 +132,7 @@ class Segmenter:
     def protocol(self, presence_threshold: float | None = None, mask_threshold: float = 0.5) -> str:
         """How answers come about, in one line; part of every `Result`."""
         threshold = self.system.presence_threshold if presence_threshold is None else presence_threshold
-        level = math.log(mask_threshold / (1 - mask_threshold))
-        return (
-            f"{self.system.protocol}; found: score >= {threshold:g}; mask: p > {mask_threshold:g} (logit > {level:.4g})"
-        )
+        return protocol_line(self.system.protocol, threshold, mask_threshold)
 
     def _rows(self, images: Sequence[Any], queries: Any) -> list[list[str]]:
         if isinstance(queries, str) or (queries and all(isinstance(q, str) for q in queries)):
@@ -147,3 +144,9 @@ class Segmenter:
     def _result(self, picture: Image.Image, name: str, answers: list[Answer], protocol: str, seconds: float) -> Result:
         kept = picture if self.keep_picture else None
         return Result(name, (picture.height, picture.width), self.name, answers, protocol, seconds, kept)
+
+
+def protocol_line(how: str, presence_threshold: float, mask_threshold: float) -> str:
+    """The `protocol` of a `Result`. how: that of the `System`."""
+    level = math.log(mask_threshold / (1 - mask_threshold))
+    return f"{how}; found: score >= {presence_threshold:g}; mask: p > {mask_threshold:g} (logit > {level:.4g})"

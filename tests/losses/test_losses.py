@@ -1,13 +1,15 @@
-"""Losses against hand-worked cases and literal restatements."""
+"""Mask and noun losses against hand-worked cases and literal restatements."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vlseg.losses.contrast import dense_noun_loss, noun_labels, pooled, query_noun_loss, target_contrast
-from vlseg.losses.mask import bce_per_query, dice_per_query
+from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
+from vlseg.losses.mask import bce_per_query, dice_per_query, shrink, split_labels
 
 
 def test_bce_and_dice_by_hand():
@@ -19,34 +21,44 @@ def test_bce_and_dice_by_hand():
     assert dice_per_query(perfect, target).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_pooled_is_the_mean_inside():
-    embedding = torch.arange(8.0).view(1, 2, 2, 2)
-    masks = torch.tensor([[[[1, 1], [0, 0]], [[0, 0], [0, 0]]]])
-    assert pooled(embedding, masks).tolist() == [[[0.5, 4.5], [0.0, 0.0]]]
+@given(seed=st.integers(0, 10_000), soft=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_ignored_pixels_are_left_out(seed, soft):
+    """Losses with ignored pixels are those of the other pixels alone, whatever stands in the ignored ones."""
+    torch.manual_seed(seed)
+    logits, target = torch.randn(1, 2, 4, 6), torch.rand(1, 2, 4, 6)
+    target = target if soft else target.round()
+    valid = torch.rand(1, 2, 4, 6) > 0.3
+    for k in range(2):
+        kept = valid[0, k]
+        alone = logits[0, k][kept].view(1, 1, 1, -1), target[0, k][kept].view(1, 1, 1, -1)
+        for loss in (bce_per_query, dice_per_query):
+            got = loss(logits, target, valid.float())[0, k].item()
+            assert got == pytest.approx(loss(*alone).item(), abs=1e-5)
+    noisy = torch.where(valid, logits, 1e3 * torch.randn_like(logits)).requires_grad_()
+    changed = torch.where(valid, target, torch.rand_like(target))
+    torch.testing.assert_close(
+        bce_per_query(noisy, changed, valid.float()), bce_per_query(logits, target, valid.float())
+    )
+    (bce_per_query(noisy, changed, valid.float()) + dice_per_query(noisy, changed, valid.float())).sum().backward()
+    assert not noisy.grad[~valid].any()
 
 
-def test_target_contrast_restated():
-    torch.manual_seed(0)
-    query, regions = torch.randn(1, 3, 5), torch.randn(1, 4, 5)
-    positive = torch.tensor([[[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]]).bool()
-    candidate = torch.tensor([[[1, 1, 1, 0]] * 3]).bool()
-    got = target_contrast(query, regions, positive, candidate, temperature=0.5)[0]
-    for k in range(3):
-        sims = [F.cosine_similarity(query[0, k], regions[0, m], dim=0).item() / 0.5 for m in range(4)]
-        negative = 1.0 + sum(math.exp(sims[m]) for m in range(3) if not positive[0, k, m])
-        losses = [math.log(1 + negative / math.exp(sims[m])) for m in range(3) if positive[0, k, m]]
-        want = sum(losses) / len(losses) if losses else math.log(negative)
-        assert got[k].item() == pytest.approx(want, rel=1e-5)
+def test_nothing_that_counts_costs_nothing():
+    none = torch.zeros(1, 1, 2, 2)
+    assert bce_per_query(torch.randn(1, 1, 2, 2), torch.ones(1, 1, 2, 2), none).item() == 0
+    assert dice_per_query(torch.randn(1, 1, 2, 2), torch.ones(1, 1, 2, 2), none).item() == 0
 
 
-def test_target_contrast_pulls_and_pushes():
-    """The loss is well-conditioned: its gradient moves a query to its target and away from a look-alike next to it."""
-    target, rival = torch.tensor([1.0, 0.1, 0.0]), torch.tensor([1.0, -0.1, 0.0])
-    query = ((target + rival) / 2)[None, None].clone().requires_grad_()
-    regions = torch.stack([target, rival])[None]
-    loss = target_contrast(query, regions, torch.tensor([[[True, False]]]), torch.ones(1, 1, 2).bool())
-    loss.sum().backward()
-    assert -query.grad[0, 0, 1] > 0.1
+def test_label_maps_and_their_shrinking_by_hand():
+    labels = torch.tensor([[[[1, 255, 0, 0], [0, 255, 0, 1]]]], dtype=torch.uint8)
+    masks, valid = split_labels(labels)
+    assert masks.tolist() == [[[[True, False, False, False], [False, False, False, True]]]]
+    small, share = shrink(masks, (1, 2), valid)
+    assert small.tolist() == [[[[0.5, 0.25]]]]  # of the two pixels that count, one; of the four, one
+    assert share.tolist() == [[[[0.5, 1.0]]]]
+    assert shrink(masks, (1, 2))[1] is None
+    assert shrink(masks, (1, 2))[0].tolist() == [[[[0.25, 0.25]]]]
 
 
 def test_noun_labels():

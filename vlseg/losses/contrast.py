@@ -1,39 +1,9 @@
-"""Contrastive losses: pixels against nouns, queries against the objects of their image."""
+"""Contrastive losses of nouns: what pixels and queries are called."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-
-def pooled(embedding: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Mean embedding of each region: (B, M, E) float32. embedding: (B, E, h, w); masks: (B, M, h, w) in 0..1."""
-    masks = masks.float()
-    total = torch.einsum("behw,bmhw->bme", embedding.float(), masks)
-    return total / masks.sum((-2, -1)).clamp(min=1e-4)[..., None]
-
-
-def target_contrast(
-    query: torch.Tensor,
-    regions: torch.Tensor,
-    positive: torch.Tensor,
-    candidate: torch.Tensor,
-    temperature: float = 0.07,
-) -> torch.Tensor:
-    """InfoNCE of every query against the regions of its image, with a "nothing" option of similarity 0.
-
-    query: (B, K, E); regions: (B, M, E); positive: (B, K, M) bool, the targets; candidate: (B, K, M) bool, regions
-    that count (targets, distractors, targets of other queries). A query without a target must choose "nothing".
-    Returns (B, K): minus the mean log-probability of the positives, each against all non-positives.
-    """
-    cosine = F.normalize(query.float(), dim=-1) @ F.normalize(regions.float(), dim=-1).transpose(1, 2)
-    logits = cosine / temperature
-    none = torch.zeros_like(logits[..., :1])
-    negatives = torch.cat([logits.masked_fill(positive | ~candidate, float("-inf")), none], -1).logsumexp(-1)
-    found = torch.logaddexp(negatives[..., None], logits) - logits
-    count = positive.sum(-1)
-    per_query = (found * positive).sum(-1) / count.clamp(min=1)
-    return torch.where(count > 0, per_query, negatives)
 
 
 def noun_labels(masks: torch.Tensor, nouns: torch.Tensor, size: tuple[int, int], background: int) -> torch.Tensor:

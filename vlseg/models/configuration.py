@@ -14,14 +14,17 @@ class VLSegConfig(PretrainedConfig):
 
     Args:
         vlm: the configuration of a Hugging Face image-text-to-text model (an object or its dict with `model_type`).
-        pixel_encoder: `{"kind": "open_clip", "vision_cfg": {...}, "embed_dim": int}`; see `models/pixel_encoder.py`.
+        pixel_encoder: `{"kind": "open_clip" | "hf" | "vlm", ...}`; see `models/pixel_encoder.py`.
         head: sizes of pixel decoder and mask head; see `MASK_HEAD` below for keys and defaults.
         seg_token_id, rej_token_id: ids of [SEG] and [REJ] in the VLM's vocabulary.
         prefix_position: "none", or "fourier": a learned projection of 2-D coordinates is added to the image tokens
             (for language models that see only 1-D positions and were not pretrained).
         image_attention: "causal", or "bidirectional": the image tokens see each other (see `models/packing.py`).
         image_positions: "sequential" as in pretraining, or "shared": all image tokens stand at position 0.
-        image: `{"mean": [3], "std": [3], "area": pixels, "multiple": int, "max_side": int}`: how a picture is resized.
+        prefix: token ids around the image, `{"before": [...], "after": [...], "tiles": {name: [...]}}`; "after" holds
+            the instruction that all queries share.
+        image: `{"mean": [3], "std": [3], "area": pixels, "multiple": int, "max_side": int, "split": bool}`: how a
+            picture is resized, and whether families that can see tiles of it, too.
         query: `{"suffix": str, "max_tokens": int}`: text behind the user's words; longest query in tokens.
         presence: `{"threshold": p, "scale": a, "bias": b}`; score = sigmoid(a (logit[SEG] - logit[REJ]) + b).
         card: facts about the training that `save_pretrained` writes into the model card.
@@ -37,6 +40,10 @@ class VLSegConfig(PretrainedConfig):
         "nouns": 0,  # prototypes of the dense noun contrast; 0: none
         "noun_dim": 64,
         "presence": False,  # the mask head has its say on whether there is a referent
+        "kind": "dot",  # how a query reads the pixels: dot, eomt, sam (see `models/heads`)
+        "blocks": 4,  # blocks of the kinds eomt (a ViT over the pyramid) and sam (two-way)
+        "fusion": "none",  # or "rca": words and pixels meet before the head (see `models/heads/fusion.py`)
+        "slots": 1,  # segments that an answer can have; 1: the mask is one segment
     }
 
     def __init__(
@@ -49,6 +56,7 @@ class VLSegConfig(PretrainedConfig):
         prefix_position: str = "none",
         image_attention: str = "causal",
         image_positions: str = "sequential",
+        prefix: dict[str, Any] | None = None,
         image: dict[str, Any] | None = None,
         query: dict[str, Any] | None = None,
         presence: dict[str, float] | None = None,
@@ -64,6 +72,7 @@ class VLSegConfig(PretrainedConfig):
         self.prefix_position = prefix_position
         self.image_attention = image_attention
         self.image_positions = image_positions
+        self.prefix = {"before": [], "after": [], "tiles": {}, **(prefix or {})}
         standard = {"mean": [0.5] * 3, "std": [0.5] * 3, "area": 65536, "multiple": 32, "max_side": 1024}
         self.image = {**standard, **(image or {})}
         self.query = {"suffix": ":", "max_tokens": 64, **(query or {})}

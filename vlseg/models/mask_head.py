@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vlseg.models.heads.fusion import Fused, RectifiedCostAggregator
+from vlseg.models.heads.slots import SlotAttention, Slots, union_logits
 from vlseg.models.pixel_decoder import FourierPosition, PixelFeatures
 
 
@@ -44,7 +46,9 @@ class ReadPixels(nn.Module):
 class Masks:
     """logits: (B, K, H/s, W/s), s = 2 with the detail step, else 4. coarse: list of (B, K, H/4, W/4), one per stage.
     embedding: (B, K, E) what is compared with pixels. state: (B, K, D). nouns: (B, K, N) unit vectors or None.
-    presence: (B, K) what the pixels say for a referent, to be added to the language model's evidence, or None."""
+    presence: (B, K) what the pixels say for a referent, to be added to the language model's evidence, or None.
+    slots: the parts of the mask, where `head.slots` > 1; `logits` is then their union. fused: with `head.fusion`.
+    entered: (B, K, D), the state before it read the pixels."""
 
     logits: torch.Tensor
     coarse: list[torch.Tensor]
@@ -52,6 +56,22 @@ class Masks:
     state: torch.Tensor
     nouns: torch.Tensor | None
     presence: torch.Tensor | None = None
+    slots: Slots | None = None
+    fused: Fused | None = None
+    entered: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Clues:
+    """What a mask is made of besides the state, the same at every stage. Q: K queries times S slots, slots innermost.
+
+    pixels: the image's features. named: (B, Q, H/4, W/4), cosine of the query's noun with each pixel's, or None. fused:
+    of `RectifiedCostAggregator`, or None.
+    """
+
+    pixels: PixelFeatures
+    named: torch.Tensor | None
+    fused: Fused | None
 
 
 class PresenceFromPixels(nn.Module):
@@ -70,18 +90,24 @@ class PresenceFromPixels(nn.Module):
     def forward(self, state: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """state: (B, K, D); first, last: (B, K, h, w) mask logits before and after reading. Returns (B, K) float32."""
         tops = [x.float().flatten(2).topk(self.best).values.mean(-1, keepdim=True) for x in (first, last)]
-        return self.mix(torch.cat([state.float(), *(t.clamp(-20, 20) / 5 for t in tops)], -1))[..., 0].float()
+        seen = torch.cat([state.float(), *(t.clamp(-20, 20) / 5 for t in tops)], -1)
+        return self.mix(seen.to(self.mix[0].weight.dtype))[..., 0].float()
 
 
 class MaskHead(nn.Module):
-    """Dot-product mask head over the pyramid of `PixelDecoder`."""
+    """The "dot" head over the pyramid of `PixelDecoder`, and what all heads share (see `vlseg/models/heads`).
 
-    def __init__(self, hidden: int, head: dict[str, Any]):
+    A head of another kind makes its own `make_reader` and `read`, and `prepare` where part of it needs no query.
+    progress: of the training run, 0..1; set by whoever trains, for what changes on the way. 1: as at inference.
+    """
+
+    def __init__(self, hidden: int, head: dict[str, Any], scales: int = 3):
+        """hidden: width of the states; head: as in `VLSegConfig`; scales: how many `PixelFeatures.levels` there are."""
         super().__init__()
         dim, embed = head["dim"], head["embed_dim"]
+        self.slots, self.progress = head["slots"], 1.0
         self.enter = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, dim), nn.GELU(), nn.Linear(dim, dim))
-        self.position = nn.ModuleList(FourierPosition(dim) for _ in range(2))
-        self.layers = nn.ModuleList(ReadPixels(dim, head["heads"]) for _ in range(head["layers"]))
+        self.make_reader(head)
         self.leave = nn.LayerNorm(dim)
         self.to_mask = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, embed))
         self.bias = nn.Linear(dim, 1)
@@ -93,50 +119,122 @@ class MaskHead(nn.Module):
             nn.init.zeros_(self.trust.weight)
             nn.init.constant_(self.trust.bias, 6.0)
             self.level = nn.Parameter(torch.tensor(0.5))
+        self.fusion: RectifiedCostAggregator | None = None
+        if head["fusion"] == "rca":
+            self.fusion = RectifiedCostAggregator(dim, scales)
+            self.to_fused = nn.Linear(dim, dim)
+        if self.slots > 1:
+            self.slot = nn.Parameter(torch.randn(self.slots, dim))
+            self.slot_score = nn.Linear(dim, 1)
 
-    def coarse(
-        self, state: torch.Tensor, embedding: torch.Tensor, named: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """state (B, K, D), embedding (B, E, h, w) to mask logits (B, K, h, w) and the query embedding (B, K, E).
+    # what a kind has of its own --------------------------------------------------------------------------------------
+    def make_reader(self, head: dict[str, Any]) -> None:
+        """Make the modules that `read` uses."""
+        dim, layers = head["dim"], head["layers"]
+        self.position = nn.ModuleList(FourierPosition(dim) for _ in range(2))
+        self.layers = nn.ModuleList(ReadPixels(dim, head["heads"]) for _ in range(layers))
+        several = head["slots"] > 1
+        self.mix = nn.ModuleList(SlotAttention(dim, head["heads"]) for _ in range(layers)) if several else None
 
-        named: (B, K, h, w), cosine of the query's noun with each pixel's. Both are trained against the same prototypes,
-        so a name finds its pixels before the dot product has learned anything.
+    def prepare(self, pixels: PixelFeatures) -> PixelFeatures:
+        """The part of the head that depends on the image alone."""
+        return pixels
+
+    def read(
+        self, queries: torch.Tensor, state: torch.Tensor, clues: Clues
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Let the queries read the pixels. queries: (B, Q, D); state: the same, normalised by `leave`.
+
+        Returns states (B, Q, D), query embeddings (B, Q, E) and the mask logits (B, Q, H/4, W/4) of every stage.
         """
-        vector = self.to_mask(state)
-        scale = embedding.shape[1] ** -0.5
-        logits = torch.einsum("bke,behw->bkhw", vector * scale, embedding.to(vector.dtype))
-        logits = logits + self.bias(state)[..., None]
-        if named is not None:
-            logits = logits + F.softplus(self.trust(state))[..., None] * (named - self.level).to(logits.dtype)
-        return logits, vector
-
-    def forward(self, hidden: torch.Tensor, pixels: PixelFeatures) -> Masks:
-        """hidden: (B, K, H) the states that predict [SEG] or [REJ]."""
-        queries = self.enter(hidden)
-        first = self.leave(queries)
-        nouns = named = None
-        if self.to_noun is not None and pixels.nouns is not None:
-            nouns = F.normalize(self.to_noun(first).float(), dim=-1)
-            named = torch.einsum("bkn,bnhw->bkhw", nouns, pixels.nouns)
-            named = F.interpolate(named, size=pixels.embedding.shape[-2:], mode="bilinear", align_corners=False)
-        logits, vector = self.coarse(first, pixels.embedding, named)
-        stages = [logits]
         memory = []
-        for position, level in zip(self.position, pixels.memory, strict=True):
+        for position, level in zip(self.position, clues.pixels.memory, strict=True):
             height, width = level.shape[-2:]
-            memory.append(((level + position(height, width)).flatten(2).transpose(1, 2), (height, width)))
-        state = first
+            seen = per_query(level + position(height, width), clues.fused)
+            memory.append((seen.flatten(2).transpose(1, 2), (height, width)))
+        logits, vector = self.compare(state, clues)
+        stages = [logits]
         for i, layer in enumerate(self.layers):
             tokens, size = memory[i % len(memory)]
             guide = F.interpolate(stages[-1].detach().float(), size=size, mode="area").flatten(2)
-            queries = layer(queries, tokens, guide)
+            rows = len(tokens)  # as many as images, or as queries where each has a memory of its own
+            read = layer(queries.reshape(rows, -1, queries.shape[-1]), tokens, guide.reshape(rows, -1, guide.shape[-1]))
+            queries = read.view_as(queries)
+            if self.mix is not None:
+                queries = self.mix[i](queries.reshape(-1, self.slots, queries.shape[-1])).view_as(queries)
             state = self.leave(queries)
-            logits, vector = self.coarse(state, pixels.embedding, named)
+            logits, vector = self.compare(state, clues)
             stages.append(logits)
-        presence = None if self.presence is None else self.presence(state, stages[0], stages[-1])
+        return state, vector, stages
+
+    # what all kinds share --------------------------------------------------------------------------------------------
+    def compare(self, state: torch.Tensor, clues: Clues) -> tuple[torch.Tensor, torch.Tensor]:
+        """state (B, Q, D) to mask logits (B, Q, H/4, W/4), a dot product with every pixel, and the embeddings (B, Q, E)
+        that it is taken of."""
+        embedding = clues.pixels.embedding
+        vector = self.to_mask(state)
+        scale = embedding.shape[1] ** -0.5
+        logits = torch.einsum("bke,behw->bkhw", vector * scale, embedding.to(vector.dtype))
+        return self.with_clues(logits, state, clues), vector
+
+    def with_clues(self, logits: torch.Tensor, state: torch.Tensor, clues: Clues) -> torch.Tensor:
+        """Add bias, name and fused features to mask logits (B, Q, H/4, W/4).
+
+        The cosines of the name are trained against the same prototypes on both sides, so a name finds its pixels before
+        the dot product has learned anything.
+        """
+        logits = logits + self.bias(state)[..., None]
+        if clues.named is not None:
+            logits = logits + F.softplus(self.trust(state))[..., None] * (clues.named - self.level).to(logits.dtype)
+        if clues.fused is not None:
+            own = clues.fused.features
+            asked = (self.to_fused(state) * own.shape[2] ** -0.5).unflatten(1, (own.shape[1], self.slots))
+            extra = torch.einsum("bksd,bkdhw->bkshw", asked, own.to(asked.dtype)).flatten(1, 2)
+            logits = logits + F.interpolate(extra, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+
+    def forward(self, hidden: torch.Tensor, pixels: PixelFeatures) -> Masks:
+        """hidden: (B, K, H) the states that predict [SEG] or [REJ]; pixels: what `prepare` returned."""
+        queries = self.enter(hidden)
+        entered = self.leave(queries)
+        nouns = named = None
+        if self.to_noun is not None and pixels.nouns is not None:
+            nouns = F.normalize(self.to_noun(entered).float(), dim=-1)
+            named = torch.einsum("bkn,bnhw->bkhw", nouns, pixels.nouns)
+            named = F.interpolate(named, size=pixels.embedding.shape[-2:], mode="bilinear", align_corners=False)
+        fused = None if self.fusion is None else self.fusion(pixels.levels, entered)
+        state = entered
+        if self.slots > 1:
+            queries = (queries[:, :, None] + self.slot).flatten(1, 2)
+            state = self.leave(queries)
+            named = None if named is None else named.repeat_interleave(self.slots, 1)
+        state, vector, stages = self.read(queries, state, Clues(pixels, named, fused))
+        logits = stages[-1]
         if self.to_detail is not None and pixels.detail is not None:
             fine = self.to_detail(state)
             scale = fine.shape[-1] ** -0.5
             logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
             logits = logits + torch.einsum("bkd,bdhw->bkhw", fine * scale, pixels.detail.to(fine.dtype))
-        return Masks(logits.float(), stages, vector, state, nouns, presence)
+        masks = Masks(logits.float(), stages, vector, state, nouns, fused=fused, entered=entered)
+        if self.slots > 1:
+            self.gather(masks)
+        if self.presence is not None:
+            masks.presence = self.presence(masks.state, masks.coarse[0], masks.coarse[-1])
+        return masks
+
+    def gather(self, masks: Masks) -> None:
+        """From slots (Q = K * S) to queries (K), in place: unions of masks, means of states and embeddings."""
+        parts = (-1, self.slots)
+        scores = self.slot_score(masks.state)[..., 0].float().unflatten(1, parts)
+        masks.slots = Slots(masks.logits.unflatten(1, parts), scores)
+        masks.logits = union_logits(masks.slots.logits, scores)
+        masks.coarse = [union_logits(stage.unflatten(1, parts), scores.to(stage.dtype)) for stage in masks.coarse]
+        masks.state, masks.embedding = (x.unflatten(1, parts).mean(2) for x in (masks.state, masks.embedding))
+
+
+def per_query(level: torch.Tensor, fused: Fused | None) -> torch.Tensor:
+    """A map (B, D, h, w) as every query sees it, (B * K, D, h, w): with its fused features. As it is without fusion."""
+    if fused is None:
+        return level
+    own = F.interpolate(fused.features.flatten(0, 1), size=level.shape[-2:], mode="bilinear", align_corners=False)
+    return level.repeat_interleave(fused.features.shape[1], 0) + own

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +11,26 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vlseg.models.configuration import VLSegConfig
-from vlseg.models.families import family_of
+from vlseg.models.families import ImageTokens, family_of
+from vlseg.models.heads import build_mask_head
+from vlseg.models.heads.fusion import Fused
+from vlseg.models.heads.slots import Slots
+from vlseg.models.hub import push, write_card
 from vlseg.models.mask_head import MaskHead
 from vlseg.models.packing import additive_mask, visibility
 from vlseg.models.pixel_decoder import FourierPosition, PixelDecoder, PixelFeatures
 from vlseg.models.pixel_encoder import build_pixel_encoder
+from vlseg.models.precision import QUANTISED, quantisation, settle
+
+if TYPE_CHECKING:
+    from vlseg.models.processing import VLSegProcessor
 
 
 @dataclass(slots=True)
 class ImageFeatures:
-    """All that depends on the image alone: encoded once, shared by every query. tokens: the VLM's own output object."""
+    """All that depends on the image alone: encoded once, shared by every query."""
 
-    tokens: Any
+    tokens: ImageTokens
     pixels: PixelFeatures
     token_nouns: torch.Tensor | None = None
 
@@ -38,6 +46,9 @@ class VLSegOutput:
     query_embedding: (B, K, E); pixel_embedding: (B, E, H/4, W/4); what the mask is a dot product of.
     query_nouns (B, K, N), pixel_nouns (B, N, H/8, W/8), token_nouns (B, N, rows, columns): unit vectors, or None.
     noun_prototypes: (nouns + 1, N), the last one of the background, or None.
+    slots: masks and scores of an answer's segments where `head.slots` > 1, whose union `mask_logits` is; or None.
+    query_state (B, K, D), levels (B, D, h, w) coarse to fine, fused: what the head began with; the target-aware loss
+        looks at them.
     """
 
     mask_logits: torch.Tensor
@@ -50,6 +61,10 @@ class VLSegOutput:
     pixel_nouns: torch.Tensor | None = None
     token_nouns: torch.Tensor | None = None
     noun_prototypes: torch.Tensor | None = None
+    slots: Slots | None = None
+    query_state: torch.Tensor | None = None
+    levels: list[torch.Tensor] = field(default_factory=list)
+    fused: Fused | None = None
 
 
 class VLSegModel(PreTrainedModel):
@@ -61,16 +76,21 @@ class VLSegModel(PreTrainedModel):
     main_input_name = "pixel_values"
     _supports_sdpa = True
 
-    def __init__(self, config: VLSegConfig):
+    def __init__(self, config: VLSegConfig, vlm: PreTrainedModel | None = None):
+        """vlm: the language model where it is at hand (see `models/build.py`); else one is made from `config.vlm`."""
         super().__init__(config)
         self.family = family_of(config)
-        self.vlm = AutoModelForImageTextToText.from_config(config.vlm)
+        if vlm is None:
+            asked = {"attn_implementation": "eager"} if config._attn_implementation == "eager" else {}
+            dtype = torch.get_default_dtype()  # that of this load, whatever `config.vlm` was saved in
+            vlm = AutoModelForImageTextToText.from_config(config.vlm, dtype=dtype, **asked)
+        self.vlm: Any = vlm
         for module in self.family.idle(self.vlm):
             module.requires_grad_(False)
         hidden = config.vlm.get_text_config().hidden_size
-        self.pixel_encoder = build_pixel_encoder(config.pixel_encoder)
+        self.pixel_encoder = build_pixel_encoder(config)
         self.pixel_decoder = PixelDecoder(self.pixel_encoder.channels, self.pixel_encoder.strides, config.head)
-        self.mask_head = MaskHead(hidden, config.head)
+        self.mask_head = build_mask_head(hidden, config.head, scales=2 + (32 in self.pixel_encoder.strides))
         self.prefix_position = FourierPosition(hidden) if config.prefix_position == "fourier" else None
         nouns, noun_dim = config.head["nouns"], config.head["noun_dim"]
         self.noun_prototypes = nn.Parameter(torch.randn(nouns + 1, noun_dim)) if nouns else None
@@ -83,19 +103,58 @@ class VLSegModel(PreTrainedModel):
         if "RotaryEmbedding" in type(module).__name__:
             super()._init_weights(module)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The token rows of the language model."""
+        return self.vlm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head of the language model."""
+        return self.vlm.get_output_embeddings()
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """As in transformers, from safetensors only. dtype may also be "int8" or "nf4" (see `models/precision.py`), for
+        the language model's layers; all else is then of `compute_dtype` (default: bfloat16 on GPUs, else float32)."""
+        options.setdefault("use_safetensors", True)
+        kind, compute = options.get("dtype"), options.pop("compute_dtype", None)
+        if kind in QUANTISED:
+            default = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            options["dtype"] = default if compute is None else compute
+            options["quantization_config"] = quantisation(kind, options["dtype"])
+        loaded = super().from_pretrained(name, *args, **options)
+        settle(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, card_name: str | None = None, **options: Any) -> None:
+        """As in transformers, with a model card (see `models/hub.py`)."""
+        super().save_pretrained(save_directory, *args, **options)
+        if options.get("is_main_process", True):
+            write_card(self, save_directory, card_name)
+
+    def push_to_hub(self, repo_id: str, *, processor: VLSegProcessor | None = None, **options: Any) -> str:  # type: ignore[override]
+        """Upload as one commit, with its processor and card. options: see `vlseg.models.hub.push`."""
+        return push(self, processor, repo_id, **options)
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the mask head how far the training run is, 0..1 (mask annealing); 1, as a model starts: the end."""
+        for module in self.modules():  # adapters may hold a copy of the head
+            if isinstance(module, MaskHead):
+                module.progress = progress
+
     def encode_image(self, pixel_values: torch.Tensor) -> ImageFeatures:
         """pixel_values: (B, 3, H, W) float, normalised. The part of a call that all queries of an image share."""
-        tokens = self.family.image_features(self.vlm, pixel_values)
+        tokens = self.family.encode(self.vlm, pixel_values, self.pixel_encoder.levels)
         token_nouns = None
-        rows, columns = self.family.grid(tokens)
+        rows, columns = tokens.grid
         if self.prefix_position is not None:
             place = self.prefix_position(rows, columns).flatten(1).t()
             tokens.pooler_output = tokens.pooler_output + place.to(tokens.pooler_output.dtype)
         if self.token_noun is not None:
             nouns = F.normalize(self.token_noun(tokens.pooler_output).float(), dim=-1)
             token_nouns = nouns.transpose(1, 2).unflatten(2, (rows, columns))
-        pixels = self.pixel_decoder(pixel_values, self.pixel_encoder(pixel_values))
-        return ImageFeatures(tokens, pixels, token_nouns)
+        maps, tokens.maps = tokens.maps, ()  # nobody needs them again
+        pixels = self.pixel_decoder(pixel_values, self.pixel_encoder(pixel_values, maps))
+        return ImageFeatures(tokens, self.mask_head.prepare(pixels), token_nouns)
 
     def read_queries(
         self,
@@ -106,18 +165,17 @@ class VLSegModel(PreTrainedModel):
         query_answers: torch.Tensor,
     ) -> torch.Tensor:
         """Run the language model on [image][query 1]..[query K]; returns (B, K, hidden) the answering states."""
-        batch, n = query_ids.shape[0], image.tokens.pooler_output.shape[1]
-        prefix = self.family.prefix_ids(n).to(query_ids.device)
-        p = len(prefix)
+        batch, prefix = query_ids.shape[0], self.family.prefix(image.tokens)
+        p = len(prefix.ids)
         owner = torch.cat([query_owner.new_zeros(batch, p), query_owner], 1)
         visible = visibility(owner, self.family.block(p, query_owner))
         device = query_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
         states = self.vlm.model(
-            input_ids=torch.cat([prefix.expand(batch, -1), query_ids], 1),
+            input_ids=torch.cat([prefix.ids.to(query_ids.device).expand(batch, -1), query_ids], 1),
             attention_mask=additive_mask(visible, dtype),
-            position_ids=self.family.positions(p, query_offset),
-            mm_encoder_outputs={"image": image.tokens},
+            position_ids=self.family.positions(prefix, query_offset),
+            mm_encoder_outputs=self.family.encoder_outputs(image.tokens),
             use_cache=False,
         ).last_hidden_state
         index = (query_answers + p)[..., None].expand(-1, -1, states.shape[-1])
@@ -144,7 +202,7 @@ class VLSegModel(PreTrainedModel):
             raise ValueError("give either pixel_values or image_features")
         image = self.encode_image(pixel_values) if image_features is None else image_features  # type: ignore[arg-type]
         states = self.read_queries(image, query_ids, query_owner, query_offset, query_answers)
-        token_logits = self.vlm.get_output_embeddings()(states).float()
+        token_logits = self.family.token_logits(self.vlm, states)
         masks = self.mask_head(states, image.pixels)
         evidence = token_logits[..., self.config.seg_token_id] - token_logits[..., self.config.rej_token_id]
         if masks.presence is not None:
@@ -160,4 +218,8 @@ class VLSegModel(PreTrainedModel):
             pixel_nouns=image.pixels.nouns,
             token_nouns=image.token_nouns,
             noun_prototypes=self.noun_prototypes,
+            slots=masks.slots,
+            query_state=masks.entered,
+            levels=image.pixels.levels,
+            fused=masks.fused,
         )

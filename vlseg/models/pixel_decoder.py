@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,12 +58,20 @@ class ConvBlock(nn.Module):
 @dataclass(slots=True)
 class PixelFeatures:
     """What the mask head reads. memory: maps at strides 16 and 8, (B, dim, h, w) each. embedding: (B, E, H/4, W/4).
-    detail: (B, D, H/2, W/2) or None. nouns: (B, N, H/8, W/8) unit vectors, or None."""
+    detail: (B, D, H/2, W/2) or None. nouns: (B, N, H/8, W/8) unit vectors, or None. context: the map at stride 32 where
+    the encoder goes that far. trunk: see `EomtHead.prepare`."""
 
     memory: list[torch.Tensor]
     embedding: torch.Tensor
     detail: torch.Tensor | None
     nouns: torch.Tensor | None
+    context: torch.Tensor | None = None
+    trunk: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def levels(self) -> list[torch.Tensor]:
+        """The maps of one width, coarse to fine."""
+        return self.memory if self.context is None else [self.context, *self.memory]
 
 
 class PixelDecoder(nn.Module):
@@ -110,4 +118,4 @@ class PixelDecoder(nn.Module):
         if self.stem is not None:
             up = F.interpolate(self.down(embedding), scale_factor=2.0, mode="bilinear", align_corners=False)
             detail = self.detail(self.stem(pixels) + up)
-        return PixelFeatures([levels[16], levels[8]], embedding, detail, nouns)
+        return PixelFeatures([levels[16], levels[8]], embedding, detail, nouns, levels.get(32))

@@ -11,6 +11,7 @@ from transformers.models.timm_wrapper import TimmWrapperConfig
 
 from vlseg.models.configuration import REJ_TOKEN, SEG_TOKEN, VLSegConfig
 from vlseg.models.modeling import VLSegModel
+from vlseg.models.pixel_encoder_named import fill, named
 from vlseg.models.processing import VLSegProcessor
 from vlseg.models.tokenizer import IMAGE, word_tokenizer
 from vlseg.types import VLSegError
@@ -31,8 +32,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_preset(name: str, words: Iterable[str], nouns: int, seed: int) -> tuple[VLSegModel, VLSegProcessor]:
-    """A fresh model and its processor. words: the vocabulary; nouns: prototypes of the dense noun contrast."""
+def build_preset(
+    name: str,
+    words: Iterable[str],
+    nouns: int,
+    seed: int,
+    head: dict[str, Any] | None = None,
+    pixel_encoder: dict[str, Any] | None = None,
+) -> tuple[VLSegModel, VLSegProcessor]:
+    """A fresh model and its processor. words: the vocabulary; nouns: prototypes of the dense noun contrast.
+
+    head: changes to the preset's, keys as in `VLSegConfig.head`; pixel_encoder: in place of the preset's, as in
+    `VLSegConfig` or by name (`models/pixel_encoder_named.py`).
+    """
     if name not in PRESETS:
         raise VLSegError(f"model.preset: unknown {name!r}; known: {', '.join(PRESETS)}")
     spec = PRESETS[name]
@@ -58,7 +70,7 @@ def build_preset(name: str, words: Iterable[str], nouns: int, seed: int) -> tupl
         image_token_index=image,
         tie_word_embeddings=True,
     )
-    encoder = {
+    own = {
         "kind": "open_clip",
         "embed_dim": 64,
         "vision_cfg": {
@@ -69,17 +81,21 @@ def build_preset(name: str, words: Iterable[str], nouns: int, seed: int) -> tupl
             "image_size": 256,
         },
     }
+    described, weights = named(pixel_encoder or own)
     config = VLSegConfig(
         vlm=vlm,
-        pixel_encoder=encoder,
-        head={**spec["head"], "nouns": nouns},
+        pixel_encoder=described,
+        head={**spec["head"], "nouns": nouns, **(head or {})},
         seg_token_id=seg,
         rej_token_id=rej,
         prefix_position="fourier",
         image_attention="bidirectional",
         image_positions="shared",
     )
-    return fresh(config, seed), VLSegProcessor.from_config(tokenizer, config)
+    model = fresh(config, seed)
+    if weights is not None:
+        fill(model.pixel_encoder, weights)
+    return model, VLSegProcessor.from_config(tokenizer, config)
 
 
 def fresh(config: VLSegConfig, seed: int) -> VLSegModel:

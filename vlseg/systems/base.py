@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -54,6 +56,62 @@ class System(Protocol):
         mask_threshold: float = 0.5,
     ) -> list[list[Answer]]:
         """As `segment`, for B images with a list of queries each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImage:
+    """What a system made of one image, to be asked again later. size: (height, width) in pixels; bytes: its memory."""
+
+    size: tuple[int, int]
+    features: Any
+    bytes: int
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What a `System` has on top where an image can be encoded once and asked later.
+
+    Its `segment_batch` takes an `EncodedImage` wherever an image may stand, and gives the answers that the image gives.
+    """
+
+    def encode_batch(self, images: Sequence[Image.Image]) -> list[EncodedImage]:
+        """The part of the work that all queries of an image share; RGB, upright, as for `segment`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftAnswer:
+    """What a model makes of one query before any threshold, so that thresholds can change without a new run.
+
+    score: as in `Answer`; None where the query could not be asked, with the `reason`.
+    mask: gives ``(H, W)`` bool for a size (height, width) and a mask threshold; holds no more than that needs.
+    parts: for a model whose answers have several segments: gives that mask's parts, disjoint, with a score in 0..1 each.
+    """
+
+    text: str
+    score: float | None
+    mask: Callable[[tuple[int, int], float], np.ndarray] | None = None
+    reason: str | None = None
+    parts: Callable[[tuple[int, int], float], list[tuple[np.ndarray, float]]] | None = None
+
+    def at(self, size: tuple[int, int], presence_threshold: float, mask_threshold: float = 0.5) -> Answer:
+        """The answer at these thresholds: at the size of the image, the one that `System.segment` gives."""
+        if self.score is None or self.mask is None:
+            return failed(self.text, self.reason or "no answer", size)
+        answer = decide(self.text, self.score, presence_threshold, size, partial(self.mask, size, mask_threshold))
+        if answer.status == "found" and self.parts is not None:
+            parts = [segment_of(mask, self.score * score) for mask, score in self.parts(size, mask_threshold)]
+            answer.segments = [segment for segment in parts if segment is not None]
+        return answer
+
+
+@runtime_checkable
+class SoftSystem(Protocol):
+    """What a `System` has on top where its scores and masks can be had before thresholds; in mask mode."""
+
+    def soft_answers(self, image: Image.Image, queries: Sequence[str]) -> list[SoftAnswer]:
+        """One a query, in order; RGB, upright. Raises VLSegError as `System.segment`."""
         ...
 
 

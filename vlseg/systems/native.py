@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from vlseg.models.modeling import ImageFeatures, VLSegModel, VLSegOutput
+from vlseg.models.features import features_bytes, join_features, split_features
+from vlseg.models.hub import PROTOCOL
+from vlseg.models.modeling import ImageFeatures, VLSegModel
 from vlseg.models.packing import pack_queries
-from vlseg.models.processing import VLSegProcessor, presence_scores
-from vlseg.systems.base import check_queries, check_thresholds, decide, failed
+from vlseg.models.precision import QUANTISED
+from vlseg.models.processing import VLSegProcessor, binary_mask, presence_scores, slot_masks
+from vlseg.systems.base import EncodedImage, SoftAnswer, check_queries, check_thresholds
 from vlseg.systems.quiet import quiet_loading
 from vlseg.types import Answer, VLSegError
 
@@ -27,9 +28,10 @@ IMAGES_A_PASS = 8
 
 
 class NativeSystem:
-    """A `VLSegModel` and its processor as a `System`. One query gives one mask, held as one segment."""
+    """A `VLSegModel` and its processor as a `System`. One query gives one mask, held as one segment; for a model with
+    `head.slots` > 1, as one segment an object."""
 
-    protocol = "native model, free-running; masks at the original size; calibrated score"
+    protocol = PROTOCOL
     modes: tuple[str, ...] = ("mask",)
 
     def __init__(self, model: VLSegModel, processor: VLSegProcessor, name: str):
@@ -42,12 +44,15 @@ class NativeSystem:
         """Load a checkpoint folder; no network. Weights come as float32 on CPUs whatever they are saved as.
 
         device: "cpu", "cuda", "cuda:1", ...; default: the first GPU, else the CPU. dtype: "float32", "bfloat16" or
-        "float16"; default float32 on the CPU, bfloat16 on a GPU. Raises VLSegError, in one line, for a folder that is
-        no whole checkpoint, a device that is not there, an unknown dtype.
+        "float16"; default float32 on the CPU, bfloat16 on a GPU; "int8" or "nf4": that, with the language model's
+        layers in 8 or 4 bits. Raises VLSegError, in one line, for a folder that is no whole checkpoint, a device that
+        is not there, an unknown dtype.
         """
         place = pick_device(device)
-        number = pick_dtype(dtype, place)
-        model = _load(Path(folder), number)
+        options: dict[str, Any] = {"dtype": pick_dtype(None if dtype in QUANTISED else dtype, place)}
+        if dtype in QUANTISED:
+            options = {"dtype": dtype, "compute_dtype": options["dtype"], "device_map": {"": str(place)}}
+        model = _load(Path(folder), options)
         torch.nn.Module.to(model, place)
         return cls(model, VLSegProcessor.from_pretrained(folder), name or str(folder))
 
@@ -72,13 +77,16 @@ class NativeSystem:
 
     def segment_batch(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | EncodedImage],
         queries: Sequence[Sequence[str]],
         *,
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
     ) -> list[list[Answer]]:
-        """See `System.segment_batch`. Images whose input sizes agree go through the model together."""
+        """See `System.segment_batch`. Images whose input sizes agree go through the model together.
+
+        An image may also be what `encode_batch` gave for it: its encoding is used again.
+        """
         if len(images) != len(queries):
             raise VLSegError(f"{len(images)} images with {len(queries)} lists of queries: give one list an image")
         check_thresholds(presence_threshold, mask_threshold)
@@ -91,21 +99,48 @@ class NativeSystem:
                 answers[i] = row
         return answers
 
-    def _groups(self, images: Sequence[Image.Image]) -> Iterator[list[int]]:
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[Image.Image]) -> list[EncodedImage]:
+        """See `Encoder.encode_batch`. Images whose input sizes agree are encoded together."""
+        encoded: dict[int, EncodedImage] = {}
+        for group in self._groups(images):
+            features = split_features(self._encode([images[i] for i in group]), len(group))
+            for i, own in zip(group, features, strict=True):
+                encoded[i] = EncodedImage(_size(images[i]), own, features_bytes(own))
+        return [encoded[i] for i in range(len(images))]
+
+    def _groups(self, images: Sequence[Image.Image | EncodedImage]) -> Iterator[list[int]]:
         sizes: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
-            sizes.setdefault(self.processor.input_size(image.height, image.width), []).append(i)
+            sizes.setdefault(self.processor.input_size(*_size(image)), []).append(i)
         for members in sizes.values():
             for start in range(0, len(members), IMAGES_A_PASS):
                 yield members[start : start + IMAGES_A_PASS]
 
     @torch.inference_mode()
+    def soft_answers(self, image: Image.Image, queries: Sequence[str]) -> list[SoftAnswer]:
+        """See `SoftSystem.soft_answers`. Mask logits are kept on the CPU, as small as the model gives them."""
+        found = {k: soft for _, k, soft in self._soft([image], [check_queries(queries)], "cpu")}
+        return [found[k] for k in sorted(found)]
+
+    @torch.inference_mode()
     def _answer(
-        self, images: list[Image.Image], texts: list[list[str]], threshold: float, mask_threshold: float
+        self, images: list[Image.Image | EncodedImage], texts: list[list[str]], threshold: float, mask_threshold: float
     ) -> list[list[Answer]]:
         """Answers of images of one input size."""
-        sizes = [(image.height, image.width) for image in images]
         answers: list[dict[int, Answer]] = [{} for _ in texts]
+        # One mask at a time, and only those asked for: K masks of a large photograph do not fit into memory.
+        for b, k, soft in self._soft(images, texts):
+            answers[b][k] = soft.at(_size(images[b]), threshold, mask_threshold)
+        return [[row[k] for k in sorted(row)] for row in answers]
+
+    def _soft(
+        self, images: list[Image.Image | EncodedImage], texts: list[list[str]], place: str | None = None
+    ) -> Iterator[tuple[int, int, SoftAnswer]]:
+        """(image, query, answer before thresholds) of images of one input size, pass by pass.
+
+        place: device that keeps the mask logits; default: where the model is.
+        """
         passes: list[list[list[tuple[int, list[int]]]]] = []
         for b, row in enumerate(texts):
             readable: list[tuple[int, list[int]]] = []
@@ -113,31 +148,41 @@ class NativeSystem:
                 try:
                     readable.append((k, self.processor.query_ids(text)))
                 except VLSegError as error:
-                    answers[b][k] = failed(text, str(error), sizes[b])
+                    yield b, k, SoftAnswer(text, None, reason=str(error))
             passes.append(list(_chunks(readable)))
         rounds = max(map(len, passes))
-        features = self._encode(images) if rounds else None
+        features = self._features(images) if rounds else None
         for number in range(rounds):
             chunks = [chunk[number] if number < len(chunk) else [] for chunk in passes]
             packed = pack_queries([[ids for _, ids in chunk] for chunk in chunks], self.processor.pad_id)
             tensors = {key: value.to(self.model.device) for key, value in packed.tensors().items()}
             output = self.model(image_features=features, **tensors)
             scores = presence_scores(output.evidence, self.model.config.presence).cpu()
+            logits = output.mask_logits.to(place or output.mask_logits.device)
+            slots = output.slots and output.slots.to(logits.device)
             for b, chunk in enumerate(chunks):
                 for slot, (k, _) in enumerate(chunk):
-                    mask = partial(self._mask, output, b, slot, sizes[b], mask_threshold)
-                    answers[b][k] = decide(texts[b][k], float(scores[b, slot]), threshold, sizes[b], mask)
-        return [[row[k] for k in sorted(row)] for row in answers]
+                    own = logits[b, slot]
+                    parts = partial(slot_masks, own, slots.logits[b, slot], slots.scores[b, slot]) if slots else None
+                    yield b, k, SoftAnswer(texts[b][k], float(scores[b, slot]), partial(binary_mask, own), parts=parts)
+
+    def _features(self, images: list[Image.Image | EncodedImage]) -> ImageFeatures:
+        pictures = [image for image in images if not isinstance(image, EncodedImage)]
+        if len(pictures) == len(images):
+            return self._encode(pictures)
+        fresh = iter(self.encode_batch(pictures))
+        encoded = [image if isinstance(image, EncodedImage) else next(fresh) for image in images]
+        return join_features([image.features for image in encoded])
 
     def _encode(self, images: list[Image.Image]) -> ImageFeatures:
         size = self.processor.input_size(images[0].height, images[0].width)
         pixels = torch.cat([self.processor.pixel_values(image, size) for image in images])
         return self.model.encode_image(pixels.to(self.model.device, self.model.dtype))
 
-    def _mask(self, output: VLSegOutput, row: int, slot: int, size: tuple[int, int], threshold: float) -> np.ndarray:
-        # One mask at a time, and only those asked for: K masks of a large photograph do not fit into memory.
-        one = replace(output, mask_logits=output.mask_logits[row : row + 1, slot : slot + 1])
-        return self.processor.masks(one, 0, size, 1, threshold)[0]
+
+def _size(image: Image.Image | EncodedImage) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    return image.size if isinstance(image, EncodedImage) else (image.height, image.width)
 
 
 def _chunks(queries: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
@@ -172,11 +217,11 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype is None or dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in known:
-        raise VLSegError(f"--dtype {dtype}: unknown; known: {', '.join(known)}")
+        raise VLSegError(f"--dtype {dtype}: unknown; known: {', '.join([*known, *QUANTISED])}")
     return known[dtype]
 
 
-def _load(folder: Path, dtype: torch.dtype) -> VLSegModel:
+def _load(folder: Path, how: dict[str, Any]) -> VLSegModel:
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError as error:
@@ -185,7 +230,7 @@ def _load(folder: Path, dtype: torch.dtype) -> VLSegModel:
         raise VLSegError(f"{folder}: config.json cannot be read ({error}); the checkpoint is broken") from error
     if kind != "vlseg":
         raise VLSegError(f"{folder}: a checkpoint of model type {kind!r}, not of vlseg")
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    options = {**how, "local_files_only": True, "output_loading_info": True}
     with quiet_loading():
         try:
             loaded: Any = VLSegModel.from_pretrained(folder, **options)

@@ -1,9 +1,10 @@
-"""Keep the chatter of libraries off stderr while a model is loaded; errors still come through as exceptions."""
+"""Keep the chatter of libraries off the terminal while a model is loaded; errors still come through as exceptions."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -13,9 +14,9 @@ def quiet_loading() -> Iterator[None]:
     """Within the block: no progress bars and no log lines below ERROR from the libraries that load models.
 
     Everything is as before afterwards. Imports made for the first time belong inside the block: torchao, pulled in by
-    transformers, logs its warnings on import.
+    transformers, logs its warnings on import, and DeepSpeed prints them to stdout, where a caller may expect JSON alone.
     """
-    names = ("torch.utils._pytree", "torchao", "transformers", "timm", "open_clip", "huggingface_hub")
+    names = ("torch.utils._pytree", "torchao", "bitsandbytes", "transformers", "timm", "open_clip", "huggingface_hub")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -29,7 +30,7 @@ def quiet_loading() -> Iterator[None]:
     if bars:
         hf_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:
