@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from vlseg.version import __version__
 
 if TYPE_CHECKING:
+    from vlseg.client import Client
     from vlseg.segmenter import Segmenter
     from vlseg.types import RLE, Answer, Query, Result, Sample, Segment, VLSegError
 
-__all__ = ["RLE", "Answer", "Query", "Result", "Sample", "Segment", "Segmenter", "VLSegError", "__version__"]
+__all__ = ["RLE", "Answer", "Client", "Query", "Result", "Sample", "Segment", "Segmenter", "VLSegError", "__version__"]
 
 _HOMES = {name: "vlseg.types" for name in ("RLE", "Answer", "Query", "Result", "Sample", "Segment", "VLSegError")}
 _HOMES["Segmenter"] = "vlseg.segmenter"
+_HOMES["Client"] = "vlseg.client"
 
 
 def __getattr__(name: str) -> Any:
