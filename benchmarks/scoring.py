@@ -3,7 +3,8 @@
     python benchmarks/scoring.py [--instances instances.json] [--pairs 4000] [--rounds 5] [--json]
 
 Truths are the polygon instances of a COCO file, predictions the same polygons moved, scaled and with noisy corners.
-Without a file both are stars of 480 x 640 pixels, about as large as the objects of COCO. Every way takes the same pairs of RLEs and must give the same counts:
+Without a file both are stars in 480 x 640 pixels, about as large as the objects of COCO. Every way takes the same pairs
+of RLEs and must give the same counts:
 
     decode    decode both, logical_and and logical_or, sums            what the ratios are taken over
     lisa      decode both, two-class histograms of torch tensors with an ignore label (LISA, `validate`)

@@ -245,3 +245,16 @@ def test_joining_no_other_process(monkeypatch):
         join(3)
     assert Ranks(1, 2, 1).device("cpu") == "cpu"
     assert Ranks().device("cuda:1") == "cuda:1"
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [Ranks(n, 3, n).device(None) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert Ranks(1, 3, 1).device("cuda") == "cuda:1"
+    assert Ranks(1, 3, 1).device("cuda:0") == "cuda:0"
+    assert Ranks(0, 1, 0).device(None) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Ranks(1, 2, 1).device(None) is None

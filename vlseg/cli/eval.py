@@ -27,6 +27,7 @@ EXAMPLES = """examples:
 Killed at any instant, the same command goes on from the batches that are in OUT/shards.
 exit code: 0 done, 1 a case failed (each named), 2 a wrong call or input."""
 
+SHOWN = 20  # failures and the like on stderr; all are in samples.parquet
 GOES_ON = "the same command goes on from there"
 
 
@@ -51,14 +52,9 @@ def parser() -> Parser:
     add("--threads", metavar="T", default="1", help="CPU threads a process (default 1); unlike --processes, another "
         "number can change the last bits of a sum")  # fmt: skip
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
-    odd = "; not by the protocol, only to reproduce somebody's numbers"
-    add(
-        "--mask-threshold",
-        metavar="P",
-        default="0.5",
-        help=f"probability of a pixel inside; another than 0.5 is{odd[1:]}",
-    )
-    add("--teacher-forced", action="store_true", help=f"hand the model the right answer's tokens{odd}")
+    odd = "(not by the protocol: only to reproduce somebody's numbers)"
+    add("--mask-threshold", metavar="P", default="0.5", help=f"probability of a pixel inside, if not 0.5 {odd}")
+    add("--teacher-forced", action="store_true", help=f"hand the model the right answer's tokens {odd}")
     add("--buffer-radius", metavar="R", default="3", help="of Buffered IoU, in pixels (default 3)")
     add("--seed", metavar="S", default="0", help="of the bootstrap and of what is drawn by chance (default 0)")
     add("--baselines", action="store_true", help="add all baselines to the report")
@@ -105,14 +101,7 @@ def _checked(argv: Sequence[str]) -> Namespace:
     args = parser().parse(argv)
     args.presence_threshold = convert(probability("--presence-threshold"), args.presence_threshold)
     args.mask_threshold = probability("--mask-threshold")(args.mask_threshold)
-    for name, least in (
-        ("limit", 1),
-        ("batch", 1),
-        ("processes", 1),
-        ("threads", 1),
-        ("buffer_radius", 0),
-        ("seed", 0),
-    ):
+    for name, least in {"limit": 1, "batch": 1, "processes": 1, "threads": 1, "buffer_radius": 0, "seed": 0}.items():
         option = "--" + name.replace("_", "-")
         setattr(args, name, convert(whole_number(option, least), getattr(args, name)))
     if args.mask_threshold in (0, 1):
@@ -148,6 +137,7 @@ def _prepare(args: Namespace) -> tuple[Path, Dataset]:
 
 def _evaluate(args: Namespace, ranks: Ranks) -> int:
     out, dataset = _prepare(args)
+    from vlseg.evaluation.report import build_report
     from vlseg.evaluation.run import Settings, evaluate
     from vlseg.metrics.case import Rules
 
@@ -159,17 +149,22 @@ def _evaluate(args: Namespace, ranks: Ranks) -> int:
     key = _key(args, dataset, predictor, settings) if ranks.main else None
     outcome = evaluate(dataset, predictor, settings, out / "shards", key, ranks)
     others = {}
-    if args.baselines:
-        from vlseg.evaluation.baselines import NAMES, baseline
-
-        for name in NAMES:
-            if name != predictor.name:
-                other = baseline(name, dataset, args.seed)
-                folder = out / "shards" / name.replace(":", "-")
-                others[name] = evaluate(dataset, other, settings, folder, key and {**key, "model": name}, ranks)
+    for other in _baselines(args, dataset, predictor):
+        folder = out / "shards" / other.name.replace(":", "-")
+        others[other.name] = evaluate(dataset, other, settings, folder, key and {**key, "model": other.name}, ranks)
     if outcome is None:
         return 0
-    return _report(args, out, dataset, predictor, settings, outcome, others, ranks)
+    if not outcome.records:
+        reason = outcome.left_out[0] if outcome.left_out else "none has labels"
+        raise VLSegError(f"--data {args.data}: no query of it could be scored ({reason})")
+    compared = {name: other for name, other in others.items() if other is not None}
+    notes = _notes(predictor)
+    report = build_report(outcome, dataset, predictor, settings, compared, ranks, notes)
+    _write(out, report, outcome, dataset)
+    for line in (*notes, *(f"left out: {line}" for line in outcome.left_out), *_failures(report)):
+        _say(line)
+    _print(args, report, out)
+    return 1 if outcome.crashed else 0
 
 
 def _predictor(args: Namespace, dataset: Dataset, ranks: Ranks) -> tuple[Predictor, str]:
@@ -202,18 +197,21 @@ def _predictor(args: Namespace, dataset: Dataset, ranks: Ranks) -> tuple[Predict
     return predictor, compute
 
 
+def _baselines(args: Namespace, dataset: Dataset, predictor: Predictor) -> list[Predictor]:
+    if not args.baselines:
+        return []
+    from vlseg.evaluation.baselines import NAMES, baseline
+
+    return [baseline(name, dataset, args.seed) for name in NAMES if name != predictor.name]
+
+
 def _key(args: Namespace, dataset: Dataset, predictor: Predictor, settings: Settings) -> dict[str, Any]:
     """What must be the same for a run to go on where another has stopped."""
     from vlseg.version import __version__
 
-    files = []
-    source = Path(args.predictions or args.model or ".")
-    if args.predictions or (args.model and source.is_dir()):
-        for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-            files.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
     return {
         "model": predictor.name,
-        "files of the model": files,
+        "files of the model": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in _files(args)],
         "way of answering": [predictor.protocol, predictor.deviations, settings.compute],
         "data": [dataset.name, dataset.split, dataset.fingerprint],
         "batch": settings.batch,
@@ -224,43 +222,41 @@ def _key(args: Namespace, dataset: Dataset, predictor: Predictor, settings: Sett
     }
 
 
-def _report(
-    args: Namespace,
-    out: Path,
-    dataset: Dataset,
-    predictor: Predictor,
-    settings: Settings,
-    outcome: Outcome,
-    others: dict[str, Any],
-    ranks: Ranks,
-) -> int:
-    import json
+def _files(args: Namespace) -> list[Path]:
+    """What the answers come from, where it lies on this machine."""
+    if args.predictions:
+        return [Path(args.predictions)]
+    if (args.model or "").startswith("baseline:"):
+        return []
+    from vlseg.systems.registry import resolve
 
+    folder = Path(resolve(args.model).location)
+    return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+
+
+def _write(out: Path, report: dict[str, Any], outcome: Outcome, dataset: Dataset) -> None:
+    """All files of a report; report.json comes last."""
     from vlseg.evaluation.gallery import write_gallery
-    from vlseg.evaluation.markdown import console, write_markdown
-    from vlseg.evaluation.report import build_report, write_report
+    from vlseg.evaluation.markdown import write_markdown
+    from vlseg.evaluation.report import write_report
     from vlseg.evaluation.samples import write_samples
 
-    if not outcome.records:
-        reason = outcome.left_out[0] if outcome.left_out else "none has labels"
-        raise VLSegError(f"--data {args.data}: no query of it could be scored ({reason})")
-    notes = _notes(predictor)
-    report = build_report(outcome, dataset, predictor, settings, others, ranks, notes)
     write_samples(out, outcome.records)
     write_gallery(out, outcome.records, dataset, report)
     write_markdown(out, report)
     write_report(out, report)
-    for line in (*notes, *(f"left out: {line}" for line in outcome.left_out), *_failures(report)):
-        _say(line)
+
+
+def _print(args: Namespace, report: dict[str, Any], out: Path) -> None:
     if args.json:
+        import json
+
         print(json.dumps(report, ensure_ascii=False))
-    else:
-        print(console(report))
-        print(f"report: {out / 'report.md'}, gallery: {out / 'gallery.html'}")
-    return 1 if outcome.crashed else 0
+        return
+    from vlseg.evaluation.markdown import console
 
-
-SHOWN = 20  # of a kind, on stderr; all are in samples.parquet
+    print(console(report))
+    print(f"report: {out / 'report.md'}, gallery: {out / 'gallery.html'}")
 
 
 def _failures(report: dict[str, Any]) -> list[str]:
