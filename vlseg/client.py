@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOGETHER = 4  # requests of a list of images that are on their way at once
 LONGEST_WAIT = 30.0  # seconds that a server's Retry-After is followed at most
 AGAIN = (429, 503)
+NEVER_MENDS = (TimeoutError, ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 AS_IT_IS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})  # what servers read
 
 
@@ -156,10 +157,8 @@ class Client:
             try:
                 status, given, data = self._once(method, self._base + path, body, headers)
             except (OSError, http.client.HTTPException) as error:
-                # What else breaks is most often a kept connection that the server has closed meanwhile.
-                if left and not isinstance(
-                    error, TimeoutError | ConnectionRefusedError | socket.gaierror | ssl.SSLError
-                ):
+                if left and not isinstance(error, NEVER_MENDS):
+                    self.close()  # most often the server has closed a kept connection meanwhile, and so the others too
                     continue
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise VLSegError(f"{self.url}: cannot be reached ({reason}); is `vlseg serve` running?") from error

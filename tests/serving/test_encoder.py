@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlseg.models.features import features_bytes, join_features, split_features
 from vlseg.serving.feature_cache import FeatureCache
 from vlseg.systems.base import EncodedImage, Encoder
 
@@ -17,14 +15,6 @@ def same(a, b) -> None:
     assert [x.status for x in a] == [x.status for x in b]
     assert [x.score for x in a] == pytest.approx([x.score for x in b], abs=1e-5)
     assert [[s.rle for s in x.segments] for x in a] == [[s.rle for s in x.segments] for x in b]
-
-
-def tensors(tree, found=None) -> list[torch.Tensor]:
-    from vlseg.models.features import _walk
-
-    found = [] if found is None else found
-    _walk(lambda tensor: found.append(tensor) or tensor, tree)
-    return found
 
 
 def test_encoded_images_answer_as_pictures(segmenter, picture, queries, assert_foreground):
@@ -44,20 +34,6 @@ def test_encoded_images_answer_as_pictures(segmenter, picture, queries, assert_f
             same(a, b)
     for one, row, b in zip(encoded, rows, expected, strict=True):
         same(system.segment(one, row, presence_threshold=0), b)
-
-
-def test_split_and_join(segmenter, picture):
-    system = segmenter.system
-    with torch.inference_mode():
-        whole = system._encode([picture(i) for i in range(3)])
-    parts = split_features(whole, 3)
-    again = join_features(parts)
-    assert len(tensors(whole)) >= 5
-    for a, b in zip(tensors(whole), tensors(again), strict=True):
-        assert torch.equal(a, b)
-    assert sum(map(features_bytes, parts)) == features_bytes(whole)
-    for part in parts:  # a view would keep the memory of the whole batch
-        assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in tensors(part))
 
 
 entry = st.tuples(st.integers(0, 6), st.integers(0, 60))

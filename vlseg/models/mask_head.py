@@ -83,15 +83,16 @@ class PresenceFromPixels(nn.Module):
     def __init__(self, dim: int, best: int = 8):
         super().__init__()
         self.best = best
-        self.mix = nn.Sequential(nn.Linear(dim + 2, dim), nn.GELU(), nn.Linear(dim, 1))
-        nn.init.zeros_(self.mix[2].weight)
-        nn.init.zeros_(self.mix[2].bias)
+        last = nn.Linear(dim, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mix = nn.Sequential(nn.Linear(dim + 2, dim), nn.GELU(), last)
 
     def forward(self, state: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """state: (B, K, D); first, last: (B, K, h, w) mask logits before and after reading. Returns (B, K) float32."""
         tops = [x.float().flatten(2).topk(self.best).values.mean(-1, keepdim=True) for x in (first, last)]
         seen = torch.cat([state.float(), *(t.clamp(-20, 20) / 5 for t in tops)], -1)
-        return self.mix(seen.to(self.mix[0].weight.dtype))[..., 0].float()
+        return self.mix(seen.to(next(self.mix.parameters()).dtype))[..., 0].float()
 
 
 class MaskHead(nn.Module):

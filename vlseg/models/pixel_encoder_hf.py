@@ -46,10 +46,13 @@ class HfEncoder(PixelEncoder):
             return
         channels = list(self.trunk.channels)
         patch = getattr(own, "patch_size", None)
-        plain = patch is not None and len(set(channels)) == 1
-        if not plain and len(channels) != len(STRIDES):
+        plain = len(set(channels)) == 1
+        if patch is not None and plain:
+            self.shape(channels, [int(patch)] * len(channels))
+            return
+        if len(channels) != len(STRIDES):
             raise VLSegError(f"pixel_encoder: {own.model_type} has {len(channels)} maps and no single stride; needs 4")
-        self.shape(channels, [int(patch)] * len(channels) if plain else STRIDES)
+        self.shape(channels, STRIDES)
 
     def features(self, pixels: torch.Tensor, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """See `PixelEncoder.features`."""

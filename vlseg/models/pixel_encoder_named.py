@@ -141,7 +141,8 @@ def _from_transformers(spec: dict[str, Any], source: str) -> tuple[dict[str, Any
             trunk = Sam2Model.from_pretrained(source).vision_encoder.backbone
         else:
             # not AutoBackbone.from_pretrained: transformers 5.23 takes a folder for a name on the Hub there
-            trunk = AutoBackbone._model_mapping[type(config)].from_pretrained(source, config=config)
+            kind: Any = AutoBackbone._model_mapping[type(config)]
+            trunk = kind.from_pretrained(source, config=config)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VLSegError(f"pixel_encoder.source={source}: no backbone that can be read ({reason})") from error

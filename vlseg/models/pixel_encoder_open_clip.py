@@ -92,7 +92,7 @@ def _tower(spec: dict[str, Any]) -> nn.Module:
     from open_clip.model import _build_vision_tower
 
     try:
-        return _build_vision_tower(spec.get("embed_dim", 512), vision, spec.get("quick_gelu", False))  # type: ignore[arg-type]
+        return _build_vision_tower(spec.get("embed_dim", 512), vision, spec.get("quick_gelu", False))
     except TypeError as error:
         raise VLSegError(f"pixel_encoder.vision_cfg: {error}") from error
 

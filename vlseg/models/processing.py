@@ -53,7 +53,7 @@ def slot_masks(
 ) -> list[tuple[np.ndarray, float]]:
     """The parts of a mask, best first: (H, W) bool at `size` and a score in 0..1 each.
 
-    logits: (h, w), of the whole; slots: (S, h, w) and scores: (S,), of its parts. The parts are disjoint and their union
+    logits: (h, w), of the whole; slots: (S, h, w) and scores: (S,), of its parts. The parts are disjoint, their union
     is `binary_mask(logits, ...)`: each of its pixels goes to the slot that claims it most. A slot counts where its
     score is positive, and the best one always; parts without a pixel are left out.
     """

@@ -86,7 +86,7 @@ class SoftAnswer:
 
     score: as in `Answer`; None where the query could not be asked, with the `reason`.
     mask: gives ``(H, W)`` bool for a size (height, width) and a mask threshold; holds no more than that needs.
-    parts: for a model whose answers have several segments: gives that mask's parts, disjoint, with a score in 0..1 each.
+    parts: for a model whose answers have several segments: that mask's parts, disjoint, with a score in 0..1 each.
     """
 
     text: str

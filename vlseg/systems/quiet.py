@@ -14,7 +14,7 @@ def quiet_loading() -> Iterator[None]:
     """Within the block: no progress bars and no log lines below ERROR from the libraries that load models.
 
     Everything is as before afterwards. Imports made for the first time belong inside the block: torchao, pulled in by
-    transformers, logs its warnings on import, and DeepSpeed prints them to stdout, where a caller may expect JSON alone.
+    transformers, logs its warnings on import; DeepSpeed prints them to stdout, where a caller may expect JSON alone.
     """
     names = ("torch.utils._pytree", "torchao", "bitsandbytes", "transformers", "timm", "open_clip", "huggingface_hub")
     levels = {name: logging.getLogger(name).level for name in names}

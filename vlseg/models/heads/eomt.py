@@ -86,7 +86,7 @@ class EomtHead(MaskHead):
     def make_reader(self, head: dict[str, Any]) -> None:
         """See `MaskHead.make_reader`."""
         dim = head["dim"]
-        self.position = FourierPosition(dim)
+        self.position = FourierPosition(dim)  # type: ignore[assignment]  # the base class has one a level
         self.blocks = nn.ModuleList(Block(dim, head["heads"]) for _ in range(head["blocks"]))
         self.upscale = nn.Sequential(Upscale(dim), Upscale(dim), nn.Conv2d(dim, head["embed_dim"], 1))
 

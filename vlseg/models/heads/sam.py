@@ -60,7 +60,7 @@ class SamHead(MaskHead):
         dim, embed = head["dim"], head["embed_dim"]
         half, quarter = max(dim // 4, 8), max(dim // 8, 8)
         self.mask_token = nn.Parameter(torch.randn(head["slots"], dim))
-        self.position = FourierPosition(dim)
+        self.position = FourierPosition(dim)  # type: ignore[assignment]  # the base class has one a level
         self.blocks = nn.ModuleList(TwoWayBlock(dim, head["heads"]) for _ in range(head["blocks"] // 2 or 1))
         self.last = Attention(dim, head["heads"])
         self.last_norm = nn.LayerNorm(dim)
