@@ -5,6 +5,8 @@ guessed: an unknown key is an error that names the nearest one, a wrong type one
 
 Understood annotations: int, float, str, bool, None and unions with it, Literal, Any, list[T], tuple[T, ...] and
 tuple[A, B], dict[str, T], Path and nested dataclasses. ``field(metadata={"help": "..."})`` is what `describe` prints.
+A field with ``metadata={"main": True}`` stands for its dataclass: where it is ``source`` of the key ``model``,
+``model=NAME`` and ``model: NAME`` say ``model.source``.
 """
 
 from __future__ import annotations
@@ -141,6 +143,8 @@ class _Builder:
             return tree
         if tree is None:
             tree = {}  # "optim:" with nothing below it: all defaults
+        if isinstance(tree, str) and (main := _main_field(cls)):
+            tree = {main: tree}
         if not isinstance(tree, Mapping):
             raise self.wrong(key, tree, cls)
         hints = typing.get_type_hints(cls)
@@ -256,8 +260,13 @@ def _apply(cls: type, tree: dict[str, Any], override: str, places: dict[str, str
     if not equals or not all(names):
         raise VLSegError(f"{place} is not of the form a.b=value")
     value = _parse(text, place)
-    node: Any = tree
     kind: Any = cls
+    for name in names:
+        kind = _inner_dataclass(kind, name)
+    if isinstance(value, str) and (main := _main_field(kind)):
+        names.append(main)  # model=NAME leaves alone what else is said of the model
+    node: Any = tree
+    kind = cls
     for depth, name in enumerate(names):
         if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
             at: Any = int(name)
@@ -268,11 +277,13 @@ def _apply(cls: type, tree: dict[str, Any], override: str, places: dict[str, str
         if depth == len(names) - 1:
             node[at] = value
             break
+        inner = _inner_dataclass(kind, name)
         if isinstance(node, dict) and node.get(at) is None:
             default = _default_of(kind, name)
             node[at] = {} if default is None else _plain(default)
-        node = node[at]
-        kind = _inner_dataclass(kind, name)
+        elif isinstance(node[at], str) and (main := _main_field(inner)):
+            node[at] = {main: node[at]}
+        node, kind = node[at], inner
     places[".".join(names)] = place
 
 
@@ -284,6 +295,12 @@ def _default_of(cls: Any, name: str) -> Any:
     found = [f for f in dataclasses.fields(cls) if f.name == name] if cls else []
     default = _default(found[0]) if found else None
     return None if default is dataclasses.MISSING else default
+
+
+def _main_field(cls: Any) -> str | None:
+    """The field that stands for the whole dataclass, where one does."""
+    names = [f.name for f in dataclasses.fields(cls) if f.metadata.get("main")] if cls else []
+    return names[0] if names else None
 
 
 def _inner_dataclass(cls: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlseg.cli import main
 from vlseg.cli.train import find_config
+from vlseg.systems.quiet import quiet_loading
 from vlseg.types import VLSegError
 from vlseg.version import __version__
 
@@ -134,6 +135,8 @@ def test_train_finds_configs(call, tmp_path: Path):
 
 
 def test_train_hands_the_config_on(call, tmp_path: Path, monkeypatch):
+    with quiet_loading():  # what libraries say when they are first imported is not what this is about
+        import vlseg.training.loop  # noqa: F401
     seen = []
     monkeypatch.setattr("vlseg.training.loop.train", seen.append)
     assert call("train", "mini", "steps=3", f"out={tmp_path}") == (0, "", [])
@@ -147,9 +150,11 @@ def test_train_interrupted(call, monkeypatch):
     monkeypatch.setattr("vlseg.training.loop.train", stop)
     assert call("train", "mini") == (130, "", ["vlseg: interrupted"])
 
+    from vlseg.training.loop import Stopped
+
     def stop_after_saving(config):  # as the loop does: it takes the signal over, saves, says so itself
         signal.signal(signal.SIGINT, lambda *_: None)
-        raise KeyboardInterrupt
+        raise Stopped
 
     monkeypatch.setattr("vlseg.training.loop.train", stop_after_saving)
     before = signal.getsignal(signal.SIGINT)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import vlseg.version
-from vlseg.cli.app import SIGINT_CODE
-from vlseg.cli.parsing import Parser, nearest
+from vlseg.cli.parsing import Parser, convert, nearest, whole_number
 from vlseg.types import VLSegError
+
+EXAMPLES = """examples:
+  vlseg train lora data.train=my.jsonl data.val=val.jsonl model=Qwen/Qwen3-VL-2B-Instruct
+  vlseg train configs/train/full.yaml --launch fsdp2 --processes 8 out=runs/big
+  vlseg train lora data.train=my.jsonl --dry-run"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -17,28 +20,44 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "train",
         "Train a model. Killed at any instant, the same command goes on from the last whole checkpoint.",
-        "example: vlseg train configs/mini.yaml steps=2000 optim.lr=5e-4 out=runs/short",
+        EXAMPLES,
     )
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a shipped config such as `mini`")
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a shipped config such as `lora`")
     parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="a setting on top of the file")
+    ways = "single, cpu, ddp, fsdp2, zero2, zero3, or a file that `accelerate config` has written"
+    parser.add_argument("--launch", metavar="NAME", help=f"how processes share the run: {ways}")
+    parser.add_argument("--processes", metavar="N", help="processes on this machine (default: what --launch says)")
+    parser.add_argument("--dry-run", action="store_true", help="tell parameters, memory, steps and time, and stop")
     args = parser.parse(argv)
     from vlseg.config import load
     from vlseg.training.config import TrainConfig
 
     # Settings are read before torch is imported, so that a typing error is told at once.
-    config = load(TrainConfig, find_config(args.config), args.overrides)
-    from vlseg.systems.quiet import quiet_loading
+    file = find_config(args.config)
+    config = load(TrainConfig, file, args.overrides)
+    processes = convert(whole_number("--processes", 1), args.processes)
+    name = args.launch or (_usual() if processes else "single")
+    how = find_launch(name)
+    from vlseg.training.launch import launch, run_rank, sharding_of
 
-    with quiet_loading():
-        from vlseg.training.loop import train
+    if args.dry_run:
+        from vlseg.systems.quiet import quiet_loading
 
-    try:
-        train(config)
-    except KeyboardInterrupt:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            raise  # before the loop took the signal over, nobody has said anything yet
-        return SIGINT_CODE
-    return 0
+        with quiet_loading():
+            from vlseg.training.dry_run import dry_run
+
+        print(dry_run(config, *sharding_of(how, processes)))
+        return 0
+    if args.launch is None and processes is None:
+        return run_rank(config)
+    return launch(config, [str(file), *args.overrides], how, processes)
+
+
+def _usual() -> str:
+    """What `--processes N` alone means: a process a GPU, or N on the CPUs."""
+    import torch
+
+    return "ddp" if torch.cuda.is_available() else "cpu"
 
 
 def config_folders() -> list[Path]:
@@ -52,10 +71,32 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = {file.relative_to(folder).with_suffix("").as_posix(): file
-               for folder in reversed(config_folders()) for file in folder.rglob("*.yaml")}  # fmt: skip
+    shipped = {key: file for key, file in _shipped().items() if not key.startswith("accelerate/")}
     stem = name.removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
-    if stem in shipped:
-        return shipped[stem]
-    hint = nearest(stem, list(shipped)) or f"; shipped are {', '.join(sorted(shipped)) or 'none'}"
+    for key in (stem, f"train/{stem}"):
+        if key in shipped:
+            return shipped[key]
+    known = sorted(key.removeprefix("train/") for key in shipped)
+    hint = nearest(stem.removeprefix("train/"), known) or f"; shipped are {', '.join(known) or 'none'}"
     raise VLSegError(f"{name}: no such config{hint}")
+
+
+def find_launch(name: str) -> Path:
+    """The accelerate config of that path, or the shipped one of that name. Raises VLSegError naming the nearest."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = _shipped()
+    if f"accelerate/{name}" in shipped:
+        return shipped[f"accelerate/{name}"]
+    known = sorted(key.removeprefix("accelerate/") for key in shipped if key.startswith("accelerate/"))
+    hint = nearest(name, known) or f"; there are {', '.join(known)}, or give the path of an accelerate config"
+    raise VLSegError(f"--launch {name}: no such way to launch{hint}")
+
+
+def _shipped() -> dict[str, Path]:
+    """Shipped configs by their path below the folder, without the suffix."""
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for folder in reversed(config_folders())
+        for file in folder.rglob("*.yaml")
+    }

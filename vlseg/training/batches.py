@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class Batch:
 
     pixels: (B, H, W, 3) uint8. regions: (B, M, H, W) uint8 masks. nouns: (B, M) int64, -1 where unknown or no region.
     targets, distractors: (B, K, M) bool. packed: the queries. ignored: (B, K, H, W) bool, pixels that no mask loss of
-    the query looks at, or None where no query has any.
+    the query looks at, or None where no query has any. source: name of the data set; problems: what was left out of it.
     """
 
     pixels: torch.Tensor
@@ -34,12 +35,15 @@ class Batch:
     distractors: torch.Tensor
     packed: Packed
     ignored: torch.Tensor | None = None
+    source: str = ""
+    problems: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "packed"}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "packed"}
         packed = Packed(*(t.to(device) for t in self.packed.tensors().values()))
-        return Batch(packed=packed, **{name: v if v is None else v.to(device) for name, v in held.items()})
+        moved = {name: v.to(device) for name, v in held.items() if isinstance(v, torch.Tensor)}
+        return Batch(packed=packed, **{**held, **moved})
 
 
 def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:
@@ -61,7 +65,8 @@ def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:
     packed = pack_queries([[processor.query_ids(q.text) for q in s.queries] for s in scenes], processor.pad_id, k_max)
     pixels = np.stack([s.image for s in scenes])
     arrays = {"pixels": pixels, "regions": regions, "nouns": nouns, "targets": targets, "distractors": distractors}
-    return Batch(packed=packed, **{name: torch.from_numpy(a) for name, a in arrays.items()})
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Batch(packed=packed, **tensors)
 
 
 def share(images: int, parts: int, part: int) -> range:

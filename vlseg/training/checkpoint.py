@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ STATE = "state.pt"
 
 
 class Ema:
-    """Exponential moving average of a model's parameters. `decay` is reached slowly: min(decay, (1 + n) / (10 + n))."""
+    """Exponential moving average of parameters. `decay` is reached slowly: min(decay, (1 + n) / (10 + n)); 0: none."""
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.decay, self.updates = decay, 0
-        self.parameters: list[torch.Tensor] = list(model.parameters())
+        self.parameters: list[torch.Tensor] = [_local(p) for p in parameters] if decay else []
         self.average = [p.detach().clone() for p in self.parameters]
 
     def update(self) -> None:
         """Fold in the parameters as they are now."""
+        if not self.parameters:
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
@@ -32,6 +35,9 @@ class Ema:
     @contextlib.contextmanager
     def applied(self):
         """Within the block the model holds the averages."""
+        if not self.parameters:
+            yield
+            return
         now = [p.detach().clone() for p in self.parameters]
         self._copy(self.average)
         try:
@@ -50,7 +56,13 @@ class Ema:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.updates = state["updates"]
-        torch._foreach_copy_(self.average, state["average"])
+        if self.average:
+            torch._foreach_copy_(self.average, state["average"])
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of a parameter; the parameter where it is whole."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def step_folders(root: Path) -> list[Path]:
@@ -60,21 +72,41 @@ def step_folders(root: Path) -> list[Path]:
 
 
 def save(root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `root/step-N` whole, then drop all but the newest `keep`."""
-    root.mkdir(parents=True, exist_ok=True)
-    target, partial = root / f"step-{step}", root / f".step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    with open(partial / STATE, "wb") as file:
+    """Write `root/step-N` whole, then drop all but the newest `keep`. Raises OSError, and leaves what was there."""
+    try:
+        begin(root, step)
+        return finish(root, step, state, keep)
+    except (OSError, RuntimeError):  # torch's zip writer tells of a full disk with a RuntimeError
+        shutil.rmtree(partial(root, step), ignore_errors=True)
+        raise
+
+
+def begin(root: Path, step: int) -> Path:
+    """The empty folder in which the checkpoint of a step grows, shards of other ranks included."""
+    folder = partial(root, step)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def finish(root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Put a checkpoint that has grown in its place, its state written last; drop all but the newest `keep`."""
+    growing, target = partial(root, step), root / f"step-{step}"
+    with open(growing / STATE, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     if target.exists():
         shutil.rmtree(target)
-    os.replace(partial, target)
+    os.replace(growing, target)
     for old in step_folders(root)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def partial(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step grows."""
+    return root / f".step-{step}.partial"
 
 
 def load_newest(root: Path, log: Any = print) -> dict[str, Any] | None:
@@ -82,7 +114,7 @@ def load_newest(root: Path, log: Any = print) -> dict[str, Any] | None:
     for folder in reversed(step_folders(root)):
         try:
             return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # a cut or mixed-up file makes zip, pickle and torch fail in a dozen ways
             log(f"{folder}: cannot be read ({type(error).__name__}); falling back to the one before")
     return None
 

@@ -17,23 +17,59 @@ class Stage:
 
 @dataclass
 class ModelSection:
-    """Where the model comes from. preset: a from-scratch model by name; source: a checkpoint folder to start from.
+    """Where the model comes from. preset: a from-scratch model by name, where no source is given.
 
+    source: "vlseg-mini", a checkpoint folder or "org/name" of vlseg, or one of a vision-language model, which then gets
+    a pixel encoder and a mask head of its own (`vlseg/models/build.py`).
     head: changes to the head of `source` (keys as in `VLSegConfig.head`); parts that are new start fresh.
-    area: pixels to which pictures are resized at inference; default: the model's own.
+    area: pixels to which pictures are resized, in training and at inference; default: the model's own.
+    build: keyword arguments of `from_vlm`, such as `pixel_encoder`, `instruction`, `revision`.
+    base: how frozen weights are held; "nf4" and "int8" hold the language model's layers in 4 and 8 bits.
+    checkpointing: recompute activations in the backward pass. compile: torch.compile of the repeated blocks.
     """
 
     preset: Literal["mini", "tiny"] | None = "mini"
-    source: str | None = None
+    source: str | None = field(default=None, metadata={"main": True})
     head: dict[str, Any] = field(default_factory=dict)
     area: int | None = None
+    build: dict[str, Any] = field(default_factory=dict)
+    base: Literal["float32", "bfloat16", "nf4", "int8"] = "float32"
+    checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass
+class Part:
+    """One data set of a mixture: its spec as in `vlseg.data.registry.open_dataset`, and its share of the steps."""
+
+    data: str
+    split: str = "train"
+    weight: float = 1.0
 
 
 @dataclass
 class DataSection:
-    """Where samples come from. world: a procedural world; queries: expressions an image; seed: of its scenes."""
+    """Where samples come from: a data set (`train`), several (`mix`), or, where neither is given, a procedural world.
 
-    world: str = "sprites"
+    train, mix, val: specs as `vlseg data` takes them (`my.jsonl`, `refcoco`, a folder). split, val_split: where the
+    spec says none. root: where named data sets lie. images: pictures a step over all ranks. epochs: instead of `steps`.
+    val_limit: pictures of `val` that a validation looks at. leaks: whether pictures of any val or test split of the
+    RefCOCO family are taken out of the training data.
+    queries: expressions an image at most. workers: processes that load data, of each rank.
+    world, seed, val_seed, val_scenes, val_size: the world, the seeds of its scenes, and its validation.
+    """
+
+    train: str | None = field(default=None, metadata={"main": True})
+    split: str = "train"
+    mix: list[Part] = field(default_factory=list)
+    val: str | None = None
+    val_split: str = "val"
+    val_limit: int | None = 200
+    root: str | None = None
+    images: int = 8
+    epochs: float | None = None
+    leaks: Literal["drop", "keep"] = "drop"
+    world: Literal["sprites"] | None = "sprites"
     seed: int = 1
     queries: int = 8
     workers: int = 1
@@ -41,19 +77,92 @@ class DataSection:
     val_scenes: int = 100
     val_size: list[int] = field(default_factory=lambda: [256, 256])
 
+    @property
+    def parts(self) -> list[Part]:
+        """The data sets to train on; none where the world is meant."""
+        return [Part(self.train, self.split)] if self.train else self.mix
+
+    def __post_init__(self) -> None:
+        if self.train and self.mix:
+            raise ValueError("give data.train or data.mix, not both")
+        if self.images < 1 or self.queries < 1:
+            raise ValueError("data.images and data.queries must be at least 1")
+
+
+Place = Literal["decoder", "vision", "pixel"]
+Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
+
+
+@dataclass
+class AdapterSection:
+    """Low-rank adapters by peft; everything else of the linear layers stays as it is.
+
+    kind: "lora" (arXiv 2106.09685) or "adalora" (arXiv 2303.10512). rank: of every adapter, for AdaLoRA the average at
+    the end; alpha: scale as in peft. where: linear layers of the language model's decoder, of its vision tower, of the
+    pixel encoder (a tower that starts from random weights is trained whole).
+    leave_out: parts of names of layers that get no adapter.
+    whole: parts that are trained whole: names of modules of `VLSegModel`. tokens: train the rows of [SEG] and [REJ].
+    patience: steps after which an adapter that has never had a gradient stops the run; 0: never.
+    AdaLoRA only. start_rank: of every adapter at the start; grow, settle: shares of the run before the first pruning
+    and after the last; every: steps from pruning to pruning; orthogonal: weight of the orthogonality term.
+    """
+
+    kind: Literal["none", "lora", "adalora"] = field(default="none", metadata={"main": True})
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    where: list[Place] = field(default_factory=lambda: ["decoder", "vision", "pixel"])
+    leave_out: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=lambda: ["mask_head", "pixel_decoder"])
+    tokens: bool = True
+    patience: int = 20
+    start_rank: int = 24
+    grow: float = 0.1
+    settle: float = 0.3
+    every: int = 10
+    orthogonal: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"adapter.rank = {self.rank}, must be at least 1")
+        if self.kind == "adalora" and self.start_rank <= self.rank:
+            raise ValueError(
+                f"adapter.start_rank = {self.start_rank} must be above adapter.rank = {self.rank}: AdaLoRA starts with "
+                "more ranks than it keeps"
+            )
+        if self.grow < 0 or self.settle < 0 or self.grow + self.settle >= 1:
+            raise ValueError("adapter.grow and adapter.settle are shares of the run, together below 1")
+
+
+@dataclass
+class QatSection:
+    """Quantisation-aware training by torchao: the forward pass sees rounded weights, the optimizer exact ones.
+
+    kind: "int8" or "int4" weights, or "int8-int4": 4-bit weights and activations rounded to 8 bits as they come.
+    group: weights that share a scale (4 bits only; 8-bit weights have a scale a row). where: as in `AdapterSection`.
+    measure: at the end quantise for good, and tell bytes, seconds, memory and the IoU lost (`qat.json`).
+    """
+
+    kind: Literal["none", "int8", "int4", "int8-int4"] = field(default="none", metadata={"main": True})
+    group: int = 32
+    where: list[Place] = field(default_factory=lambda: ["decoder"])
+    measure: bool = True
+
 
 @dataclass
 class OptimSection:
     """AdamW and its schedule.
 
     matrix_lr: rate of the matrices, which then follow Muon (`vlseg/training/muon.py`); 0 leaves everything to AdamW.
-    embedding_scale multiplies the rate of the token embeddings; decay is the share of the steps over which the rate
-    falls to zero at the end.
+    embedding_scale multiplies the rate of the token embeddings, head_scale that of mask head and pixel decoder; decay
+    is the share of the steps over which the rate falls to zero at the end. ema: decay of the averaged weights that are
+    validated and exported; 0: no average.
     """
 
     lr: float = 1e-3
     matrix_lr: float = 0.0
     embedding_scale: float = 1.0
+    head_scale: float = 1.0
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     clip: float = 1.0
@@ -66,13 +175,23 @@ class OptimSection:
 
 @dataclass
 class LossSection:
-    """Weights of the losses; see `vlseg/losses`. `coarse` weighs the deep supervision of the head's earlier stages."""
+    """Weights of the losses; see `vlseg/losses`. `coarse` weighs the deep supervision of the head's earlier stages.
+
+    target_form: "ours", the contrast of every query with the regions of its image (`target`) and the activation inside
+    distractors (`stray`); "talent", the published form (`affinity`, `sentence`, with its weights); or "none".
+    slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1.
+    """
 
     bce: float = 2.0
     dice: float = 1.0
     coarse: float = 0.4
     presence: float = 0.5
+    target_form: Literal["none", "talent", "ours"] = "ours"
     target: float = 0.3
+    stray: float = 0.0
+    affinity: float = 0.1
+    sentence: float = 0.01
+    slots: float = 1.0
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0
@@ -97,7 +216,12 @@ class WarmupSection:
 
 @dataclass
 class TrainConfig:
-    """All of a run; every key can be overridden on the command line as `section.key=value`."""
+    """All of a run; every key can be overridden on the command line as `section.key=value`.
+
+    first: settings of a run of its own, in the folder `first` of `out`, on top of all others here; this run then starts
+    from what the first came to. grid_every: steps from one picture of validation answers to the next; 0: none.
+    trackers: besides TensorBoard those of Accelerate, such as trackio and wandb.
+    """
 
     out: str = "runs/mini"
     seed: int = 0
@@ -108,10 +232,15 @@ class TrainConfig:
     eval_every: int = 2000
     save_every: int = 500
     keep: int = 2
-    export_dtype: Literal["float32", "float16"] = "float32"
+    grid_every: int = 0
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     warmup: WarmupSection = field(default_factory=WarmupSection)
     stages: list[Stage] = field(default_factory=lambda: [Stage(1_000_000_000, 16, [[128, 128]])])
     optim: OptimSection = field(default_factory=OptimSection)
     loss: LossSection = field(default_factory=LossSection)
+    adapter: AdapterSection = field(default_factory=AdapterSection)
+    qat: QatSection = field(default_factory=QatSection)
+    first: dict[str, Any] = field(default_factory=dict)

@@ -2,109 +2,118 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from vlseg.config import dump_yaml
-from vlseg.evaluation.scenes import score_scenes
-from vlseg.metrics.referring import by_kind, summary
-from vlseg.models.configuration import VLSegConfig
 from vlseg.models.cpu_speed import prefer_float32_depthwise
-from vlseg.models.modeling import VLSegModel
-from vlseg.models.presets import build_preset, fresh
-from vlseg.models.processing import VLSegProcessor
-from vlseg.training.batches import Batch, SceneBatches
-from vlseg.training.checkpoint import Ema, append_line, drop_lines_after, load_newest, save, step_folders
+from vlseg.models.packing import PADDING
+from vlseg.training import merge, qat, state
+from vlseg.training.adapters import GradientWatch, attach
+from vlseg.training.batches import Batch
+from vlseg.training.chain import first_run
+from vlseg.training.checkpoint import Ema, append_line, step_folders
 from vlseg.training.config import TrainConfig
+from vlseg.training.distributed import Engine, layer_classes, make_accelerator
+from vlseg.training.journal import Journal, summarised
+from vlseg.training.judging import judge
 from vlseg.training.objective import loss_sums
 from vlseg.training.optimizer import build_optimizer
 from vlseg.training.phrases import phrases
+from vlseg.training.samples import SampleBatches
 from vlseg.training.schedule import rate
+from vlseg.training.sources import describe, open_feed, open_part
+from vlseg.training.start import build_model
 from vlseg.training.warmup import warm_up
 from vlseg.types import VLSegError
-from vlseg.worlds.sprites import SpriteWorld
-
-
-def build_model(config: TrainConfig) -> tuple[VLSegModel, VLSegProcessor]:
-    """The model that a run starts from: a checkpoint folder, or a preset with fresh weights.
-
-    A preset's run that has begun keeps the shape and the vocabulary it began with (`start/`), whatever the world says
-    today.
-    """
-    if config.model.source:
-        folder = Path(config.model.source)
-        if not (folder / "config.json").exists():
-            raise VLSegError(f"model.source={folder}: no config.json there; name a checkpoint folder")
-        model = VLSegModel.from_pretrained(folder, dtype=torch.float32)
-        if config.model.head:
-            weights = model.state_dict()
-            model.config.head.update(config.model.head)
-            model = fresh(model.config, config.seed)
-            model.load_state_dict(weights, strict=False)
-        return model, VLSegProcessor.from_pretrained(folder)
-    if config.model.preset is None:
-        raise VLSegError("model: give model.preset or model.source")
-    start = Path(config.out) / "start"
-    if (start / VLSegProcessor.FILE).exists():
-        return fresh(VLSegConfig.from_pretrained(start), config.seed), VLSegProcessor.from_pretrained(start)
-    world = SpriteWorld(styles="train")
-    return build_preset(config.model.preset, world.vocabulary(), len(world.nouns), config.seed)
-
-
-def cast_state(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Floating tensors in another dtype. Tied tensors stay one tensor, or a file would hold both."""
-    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    for value in state.values():
-        key = (value.data_ptr(), value.shape)
-        done.setdefault(key, value.to(dtype) if value.is_floating_point() else value)
-    return {name: done[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
 class Trainer:
-    """One run. `run()` trains from the last whole checkpoint in `config.out` to `config.steps`."""
+    """One run. `run()` trains from the last whole checkpoint in `config.out` to `config.steps`.
+
+    plain: the model, with adapters where there are any; core: the `VLSegModel` in it; model: as the ranks share it.
+    """
 
     def __init__(self, config: TrainConfig):
         self.config = config
         self.out = Path(config.out)
         if config.threads:
             torch.set_num_threads(config.threads)
-        on_cpu = not torch.cuda.is_available()
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
+        self.accelerator, self.sharding = make_accelerator(config)
         self.main = self.accelerator.is_main_process
-        self.plain, self.processor = build_model(config)
-        if config.model.area:
-            self.plain.config.image["area"] = self.processor.image["area"] = config.model.area
-        if on_cpu:
-            prefer_float32_depthwise(self.plain)
-            nn.Module.to(self.plain, memory_format=torch.channels_last)
+        self.journal = Journal(self.out, self.main, self.accelerator)
+        start = build_model(config, self.accelerator.device, self.main, self.accelerator.wait_for_everyone)
+        self.core, self.processor = start.model, start.processor
+        self.feed = open_feed(config, self.processor, self.accelerator.num_processes * config.optim.accumulate)
+        config.steps = self.feed.steps
+        self.val = open_part(config.data, config.data.val, config.data.val_split) if config.data.val else None
+        self.rounded = qat.prepare(self.core, config.qat) if config.qat.kind != "none" else []
+        self.adapted = config.adapter.kind != "none"
+        self.plain: nn.Module = attach(self.core, config, start.new, self.rounded) if self.adapted else self.core
+        self.prepare_model()
         optimizer = build_optimizer(self.plain, config.optim)
         if config.warmup.steps and not step_folders(self.out / "checkpoints"):
             self.keep_start()
-            warm_up(config, self.plain, self.processor, self.accelerator, self.log_warmup)
-        self.model, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
-        named = self.plain.noun_prototypes is not None and config.loss.word_noun
-        table = phrases(self.processor, len(self.plain.noun_prototypes)) if named else None
+            warm_up(config, self.core, self.processor, self.accelerator, self.log_warmup)
+        self.engine = Engine(self.accelerator, self.plain, optimizer, config)
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.ranks = None
+        if config.adapter.kind == "adalora":
+            from vlseg.training.adalora import RankSchedule
+
+            self.ranks = RankSchedule(self.plain)
+        self.watch = GradientWatch(self.plain, config.adapter.patience, self.engine.gradient) if self.adapted else None
+        self.losses = config.loss
+        if isinstance(self.feed, SampleBatches):  # of a data set's samples nobody knows what else is in the picture
+            self.losses = replace(config.loss, pixel_noun=0.0, token_noun=0.0, query_noun=0.0, word_noun=0.0)
+        nouns = self.core.noun_prototypes
+        table = phrases(self.processor, len(nouns)) if nouns is not None and self.losses.word_noun else None
         self.phrases = None if table is None else table.to(self.accelerator.device)
-        self.ema = Ema(self.plain, config.optim.ema)
+        average = [p for p in self.plain.parameters() if p.requires_grad or not self.adapted]
+        self.ema = Ema(average, config.optim.ema)
         self.step, self.seen, self.best = 0, 0, -1.0
+        self.presence: dict[str, float] | None = None  # calibration of the presence score by the last validation
         self.stop_signal: int | None = None
+        self.stopping = False
+        self.problems: set[str] = set()  # what this rank had to leave out
+        self.told: set[str] = set()  # and all of them, as far as it was named
+
+    def prepare_model(self) -> None:
+        """Memory layout, recomputed activations and compiled blocks."""
+        config = self.config
+        if self.accelerator.device.type == "cpu":
+            if config.model.base == "float32":
+                prefer_float32_depthwise(self.plain)
+            if self.sharding == "none":  # FSDP2 refuses weights that are not contiguous
+                for kernel in (p for p in self.plain.parameters() if p.ndim == 4):
+                    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+        if config.model.checkpointing:
+            self.core.vlm.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute: Any = getattr(self.core.pixel_encoder.trunk, "set_grad_checkpointing", None)
+            if recompute is not None:  # a tower of timm
+                recompute(True)
+        if config.model.compile:
+            blocks = layer_classes(self.plain)
+            for module in self.core.modules():
+                if type(module).__name__ in blocks:
+                    module.compile()
 
     def keep_start(self) -> None:
         """Shape and vocabulary of this run, for every later start of it."""
         if self.main:
-            self.plain.config.save_pretrained(self.out / "start")
+            self.core.config.save_pretrained(self.out / "start")
             self.processor.save_pretrained(self.out / "start")
         self.accelerator.wait_for_everyone()
 
@@ -112,108 +121,115 @@ class Trainer:
         """One line of the warm-up, to `warmup.jsonl` and stderr."""
         if self.main:
             append_line(self.out / "warmup.jsonl", record)
-            self.say(" ".join(f"{k}={v}" for k, v in record.items()))
+            self.journal.say(" ".join(f"{k}={v}" for k, v in record.items()))
 
-    # state -----------------------------------------------------------------------------------------------------------
-    def resume(self) -> None:
-        """Go back to the newest whole checkpoint of `config.out`, if there is one."""
-        state = load_newest(self.out / "checkpoints", self.say)
-        if state is not None:
-            self.plain.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.ema.load_state_dict(state["ema"])
-            self.step, self.seen, self.best = state["step"], state["seen"], state["best"]
-            torch.set_rng_state(state["rng"])
-            self.say(f"resumed at step {self.step}")
-        if self.main:
-            drop_lines_after(self.out / "metrics.jsonl", self.step)
-
-    def checkpoint(self) -> None:
-        """Write `checkpoints/step-N`."""
-        if self.main:
-            state = {
-                "model": self.plain.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.state_dict(),
-                "step": self.step,
-                "seen": self.seen,
-                "best": self.best,
-                "rng": torch.get_rng_state(),
-            }
-            save(self.out / "checkpoints", self.step, state, self.config.keep)
-        self.accelerator.wait_for_everyone()
-
+    # what it leaves ---------------------------------------------------------------------------------------------------
     def export(self, name: str) -> None:
-        """Write the averaged weights as a checkpoint folder that `Segmenter` loads, in `config.export_dtype`."""
+        """Write the averaged weights as the folder `name`, whole or not at all.
+
+        It is a checkpoint that `Segmenter` loads, in `config.export_dtype`. With adapters they are merged in it, and
+        lie in its `adapter/` as a PEFT folder; of the best weights during such a run the adapter alone is kept.
+        """
+        with self.ema.applied():
+            packed = merge.adapter_state(self.plain) if self.adapted else None
+            weights = merge.merged_state(self.plain) if name == "final" or packed is None else None
         if not self.main:
             return
-        with self.ema.applied():
-            state = cast_state(self.plain.state_dict(), getattr(torch, self.config.export_dtype))
-            self.plain.save_pretrained(self.out / name, state_dict=state)
-        self.processor.save_pretrained(self.out / name)
-
-    def say(self, text: str) -> None:
-        """One line on stderr, from the main process, without breaking a progress bar."""
-        if self.main:
-            tqdm.write(text, file=sys.stderr)
+        if name == "final" and self.presence:
+            self.core.config.presence = self.presence
+        partial = self.out / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            if weights is not None:
+                dtype = getattr(torch, self.config.export_dtype)
+                merge.save_merged(self.plain, weights, self.processor, partial, dtype, self.out / name)
+            if packed is not None:
+                merge.save_adapter(self.plain, packed, partial / "adapter")
+            shutil.rmtree(self.out / name, ignore_errors=True)
+            os.replace(partial, self.out / name)
+        except OSError as error:
+            reason = error.strerror or error
+            raise VLSegError(f"{self.out / name}: cannot be written ({reason}); the checkpoints are whole") from error
 
     # data ------------------------------------------------------------------------------------------------------------
     def batches(self) -> Iterator[Batch]:
         """This rank's batches from the current step on: batch i of rank r is part i x ranks + r of its step."""
-        ranks, rank, accumulate = (
-            self.accelerator.num_processes,
-            self.accelerator.process_index,
-            self.config.optim.accumulate,
-        )
-        per_step = ranks * accumulate
-        data = SceneBatches(self.config.data, self.config.stages, self.processor, self.config.steps, per_step)
-        numbers = range(self.step * per_step + rank, self.config.steps * per_step, ranks)
-        workers = self.config.data.workers
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        parts, workers = self.feed.parts, self.config.data.workers
+        numbers = range(self.step * parts + rank, self.config.steps * parts, ranks)
         loader = DataLoader(
-            data, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=6 if workers else None
+            self.feed, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=6 if workers else None
         )
         return iter(loader)
 
     # the loop --------------------------------------------------------------------------------------------------------
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer step. Every loss is a sum divided by the queries of all ranks and accumulated batches."""
-        config, accelerator = self.config, self.accelerator
+        config, accelerator, engine = self.config, self.accelerator, self.engine
+        # Chance (dropout) is a function of step and rank, so that a resumed run meets the same.
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 4096 + accelerator.process_index)
+        self.core.set_progress(self.step / config.steps)
         factor = rate(self.step, config.steps, config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
-        count = torch.tensor(float(sum(b.packed.valid.sum().item() for b in batches)), device=accelerator.device)
-        count = accelerator.reduce(count, "sum")
+        count, padding = self.count(batches)
         sums: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(batches):
             batch = batch.to(accelerator.device)
             pixels = self.processor.normalise(batch.pixels)
             last = i == len(batches) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                with accelerator.autocast():
+            with engine.part(last):
+                with engine.autocast():
                     output = self.model(pixel_values=pixels, **batch.packed.tensors())
-                losses = loss_sums(output, batch, self.plain.config, config.loss)
+                losses = loss_sums(output, batch, self.core.config, self.losses)
                 if self.phrases is not None:
                     queries = batch.packed.valid.sum()
-                    losses["word_noun"] = config.loss.word_noun * queries * self.phrases.loss(self.plain)
+                    losses["word_noun"] = self.losses.word_noun * queries * self.phrases.loss(self.core)
                 # ranks' gradients are averaged, so the sum over ranks needs their number back
-                accelerator.backward(sum(losses.values()) * (accelerator.num_processes / count))
+                total = sum(losses.values()) * (accelerator.num_processes / count)
+                if last and self.ranks:
+                    total = total + self.ranks.orthogonality()
+                engine.backward(total, last)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        if not torch.isfinite(norm):
-            self.save_batch(batches)
-            raise VLSegError(
-                f"step {self.step}: the gradient is not finite; the batch is in {self.out / 'bad-batch.pt'}"
-            )
+
+        def check(norm: torch.Tensor) -> None:
+            if not torch.isfinite(norm):
+                self.save_batch(batches)
+                where = self.out / "bad-batch.pt"
+                raise VLSegError(f"step {self.step}: the gradient is not finite; the batch is in {where}")
+
+        norm = engine.step(check, self.watch.look if self.watch else lambda: None)
         # what is logged is the loss of the whole step, not this rank's share of it
-        shared = accelerator.reduce(torch.stack(list(sums.values())), "sum") / count
-        totals = dict(zip(sums, shared.tolist(), strict=True))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update()
+        totals = accelerator.reduce(torch.stack(list(sums.values())), "sum") / count
+        record = dict(zip(sums, totals.tolist(), strict=True))
         self.step += 1
-        self.seen += int(count.item())
-        return {**totals, "loss": sum(totals.values()), "grad_norm": float(norm), "lr": config.optim.lr * factor}
+        if self.ranks:
+            self.ranks.step(self.step)
+        engine.clear()
+        self.ema.update()
+        self.seen += int(count)
+        return {
+            **record,
+            "loss": sum(record.values()),
+            "grad_norm": norm,
+            "lr": config.optim.lr * factor,
+            "padding": padding,
+        }
+
+    def count(self, batches: list[Batch]) -> tuple[float, float]:
+        """Queries of the step over all ranks, and the share of padding in their rows; sees whether to stop."""
+        owners = [batch.packed.owner for batch in batches]
+        mine = [
+            sum(batch.packed.valid.sum().item() for batch in batches),
+            sum((owner == PADDING).sum().item() for owner in owners),
+            sum(owner.numel() for owner in owners),
+            float(self.stop_signal is not None),
+        ]
+        shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
+        queries, padding, tokens, stops = self.accelerator.reduce(shared, "sum").tolist()
+        self.stopping = stops > 0  # on all ranks after the same step, whichever of them heard the signal first
+        return queries, padding / tokens
 
     def save_batch(self, batches: list[Batch]) -> None:
         """Keep what led to a broken loss."""
@@ -222,94 +238,106 @@ class Trainer:
         ]
         torch.save(parts, self.out / "bad-batch.pt")
 
-    def validate(self) -> dict[str, float]:
-        """Scores of the averaged weights on unseen scenes."""
-        data = self.config.data
-        world = SpriteWorld(styles="train")
-        size = (data.val_size[0], data.val_size[1])
-        scenes = (world.scene(data.val_seed, i, size, data.queries) for i in range(data.val_scenes))
-        with self.ema.applied():
-            cases = score_scenes(self.plain, self.processor, scenes)
-        kinds = {f"mIoU/{kind}": s["mIoU"] for kind, s in by_kind(cases).items() if "mIoU" in s}
-        return {**summary(cases), **kinds}
-
     def run(self) -> None:
-        """Train to the end. A signal saves first; raises KeyboardInterrupt after an interrupted run was saved."""
-        config = self.config
+        """Train to the end. A signal saves first; raises `Stopped` after an interrupted run was saved."""
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "config.yaml").write_text(dump_yaml(config))
+            (self.out / "config.yaml").write_text(dump_yaml(self.config))
         self.keep_start()
-        self.resume()
-        from torch.utils.tensorboard import SummaryWriter
+        state.resume(self)
+        for line in describe(self.feed):
+            self.journal.say(line)
+        self.journal.open(self.step, self.config)
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.train()
+            self.finish()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.journal.close()
 
-        board = SummaryWriter(str(self.out / "tensorboard")) if self.main else None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not (self.main and sys.stderr.isatty()))
+    def train(self) -> None:
+        """The steps that are left, with what happens every so many of them."""
+        config = self.config
         self.model.train()
-        recent: list[dict[str, float]] = []  # what happened since the last line of the log
+        recent: list[tuple[str, dict[str, float]]] = []  # what happened since the last line of the log, by data set
         stream, since, seen = self.batches(), time.perf_counter(), self.seen
         while self.step < config.steps:
-            record = self.train_step([next(stream) for _ in range(config.optim.accumulate)])
-            recent.append(record)
-            bar.update()
-            done = self.step == config.steps
+            batches = [following(stream) for _ in range(config.optim.accumulate)]
+            recent.append((batches[0].source, self.train_step(batches)))
+            self.problems.update(problem for batch in batches for problem in batch.problems)
+            self.stopping |= self.stop_signal is not None and self.accelerator.num_processes == 1
+            note, done = None, self.step == config.steps
             if self.step % config.log_every == 0 or done:
                 now = time.perf_counter()
                 speed = (self.seen - seen) / (now - since)
                 since, seen = now, self.seen
-                means = {k: round(sum(r[k] for r in recent) / len(recent), 5) for k in record}
+                record = {**summarised(recent, bool(config.data.mix)), **self.more_to_tell()}
                 recent.clear()
-                self.write(board, {"step": self.step, "seen": self.seen, "expr_per_s": round(speed, 1), **means})
-                bar.set_postfix_str(f"loss {means['loss']:.3f} {speed:.0f} expr/s")
-            if (config.eval_every and self.step % config.eval_every == 0) or done:
-                self.judge(board)
+                self.journal.write({"step": self.step, "seen": self.seen, "expr_per_s": round(speed, 1), **record})
+                note = f"loss {record['loss']:.3f} {speed:.0f} expr/s"
+            self.journal.advance(note)
+            judged = done or bool(config.eval_every and self.step % config.eval_every == 0)
+            drawn = bool(config.grid_every) and (done or self.step % config.grid_every == 0)
+            if judged or drawn:
+                judge(self, judged, drawn)
                 since, seen = time.perf_counter(), self.seen
-            if self.step % config.save_every == 0 or done or self.stop_signal:
-                self.checkpoint()
-            if self.stop_signal and not done:
-                self.say(
-                    f"stopped by signal {self.stop_signal} at step {self.step}; the same command goes on from here"
-                )
-                raise KeyboardInterrupt
-        self.export("final")
-        bar.close()
-        if board:
-            board.close()
+            if self.step % config.save_every == 0 or done or self.stopping:
+                state.write(self)
+            if self.stopping and not done:
+                by = f"signal {self.stop_signal}" if self.stop_signal else "a signal to another process"
+                self.journal.say(f"stopped by {by} at step {self.step}; the same command goes on from here")
+                raise Stopped
 
-    def judge(self, board: Any) -> None:
-        """Validate on the main process, log, and keep the best weights."""
-        if self.main:
-            scores = self.validate()
-            self.write(board, {"step": self.step, "val": {k: round(v, 4) for k, v in scores.items()}})
-            if scores.get("mIoU", 0.0) > self.best:
-                self.best = scores["mIoU"]
-                self.export("best")
+    def finish(self) -> None:
+        """What is left of a run that has done all its steps."""
+        self.export("final")
+        if self.main and self.ranks:
+            self.ranks.plot(self.out / "ranks.png")
+        if self.main and self.rounded and self.config.qat.measure:
+            data = self.val or (self.feed.sources[0].data if isinstance(self.feed, SampleBatches) else None)
+            limit = self.config.data.val_limit
+            self.journal.say(qat.measure_run(self.out, self.rounded, self.config.qat, data, limit))
         self.accelerator.wait_for_everyone()
 
-    def write(self, board: Any, record: dict[str, Any]) -> None:
-        """One record to metrics.jsonl, TensorBoard and, without a progress bar, stderr."""
-        if not self.main:
-            return
-        flat = {k: v for k, v in record.items() if k != "val"} | {
-            f"val/{k}": v for k, v in record.get("val", {}).items()
-        }
-        append_line(self.out / "metrics.jsonl", record)
-        for key, value in flat.items():
-            if key != "step":
-                board.add_scalar(key, value, record["step"])
-        if not sys.stderr.isatty():
-            shown = {k: (round(v, 4) if isinstance(v, float) else v) for k, v in flat.items()}
-            print(" ".join(f"{k}={v}" for k, v in shown.items()), file=sys.stderr, flush=True)
+    def more_to_tell(self) -> dict[str, Any]:
+        """For the log: ranks of the adapters, and how much data had to be left out so far; what is new is named."""
+        record: dict[str, Any] = {"adapters": self.ranks.summary()} if self.ranks else {}
+        if isinstance(self.feed, SampleBatches):
+            several = self.accelerator.num_processes > 1
+            everyone = set(gather_object(sorted(self.problems)) if several else self.problems)
+            for problem in sorted(everyone - self.told):
+                self.journal.say(f"left out: {problem}")
+            self.told |= everyone
+            record["left_out"] = len(self.told)
+        return record
 
     def _stop(self, number: int, frame: Any) -> None:
         del frame
-        if self.stop_signal:  # the second signal does not wait
+        if self.stop_signal == number:  # the same signal a second time does not wait
             os._exit(128 + number)
         self.stop_signal = number
 
 
+class Stopped(KeyboardInterrupt):
+    """A run was interrupted, is saved, and has said so."""
+
+
+def following(stream: Iterator[Batch]) -> Batch:
+    """The next batch. Raises VLSegError in one line, which a loading process would wrap in a traceback."""
+    try:
+        return next(stream)
+    except VLSegError as error:
+        raise VLSegError(str(error).strip().rpartition("VLSegError: ")[2]) from error
+
+
 def train(config: TrainConfig) -> None:
-    """Run a training configuration in this process (one rank)."""
+    """Run a training configuration in this process (one rank), first the run that it begins with, if any."""
+    before = first_run(config)
+    if before is not None:
+        if not (Path(before.out) / "final").exists():
+            train(before)
+            AcceleratorState._reset_state()  # the next run may want other plugins
+        config.model.source = str(Path(before.out) / "final")
     Trainer(config).run()

@@ -1,0 +1,140 @@
+"""The objective as a whole: every form of the target-aware loss, slots, and pixels that no loss may look at."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vlseg.losses.mask import IGNORE
+from vlseg.models.presets import build_preset
+from vlseg.training.batches import SceneBatches
+from vlseg.training.config import DataSection, LossSection, Stage
+from vlseg.training.objective import counted, loss_sums, wanted
+from vlseg.worlds.sprites import SpriteWorld
+
+BASE = {"mask", "coarse", "presence", "pixel_noun", "token_noun", "query_noun"}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """made(**head): (model, batch, its output with gradients) of a tiny model on a fixed batch of two scenes."""
+    world = SpriteWorld()
+
+    def make(**head):
+        model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0, head=head)
+        batch = SceneBatches(DataSection(seed=1, queries=5), [Stage(9, 2, [[64, 96]])], processor, 9)[4]
+        return model, batch, model(pixel_values=processor.normalise(batch.pixels), **batch.packed.tensors())
+
+    return make
+
+
+@pytest.mark.parametrize("fusion", ["none", "rca"])
+@pytest.mark.parametrize(
+    ("form", "more", "expected"),
+    [
+        ("none", {}, set()),
+        ("ours", {}, {"target"}),
+        ("ours", {"stray": 0.3}, {"target", "stray"}),
+        ("talent", {}, {"affinity", "sentence"}),
+    ],
+)
+def test_forms(made, fusion, form, more, expected):
+    model, batch, output = made(fusion=fusion)
+    if form == "talent":  # else no row of its softmax passes 0.7, and the affinity has nothing to teach
+        output.query_state = 1e3 * output.query_state
+        if output.fused is not None:
+            output.fused.text = [1e3 * text for text in output.fused.text]
+    losses = loss_sums(output, batch, model.config, LossSection(target_form=form, **more))
+    assert set(losses) == BASE | expected
+    assert all(value.isfinite() and value > 0 for value in losses.values()), losses
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for name in expected:
+        gradients = torch.autograd.grad(losses[name], parameters, retain_graph=True, allow_unused=True)
+        assert any(g is not None and g.any() for g in gradients), name
+
+
+def test_weights_scale_their_own_loss(made):
+    model, batch, output = made(fusion="rca", slots=2)
+    for form, names in (("ours", ("target", "stray", "slots")), ("talent", ("affinity", "sentence"))):
+        plain = LossSection(target_form=form, stray=0.5)
+        before = loss_sums(output, batch, model.config, plain)
+        for name in names:
+            after = loss_sums(output, batch, model.config, replace(plain, **{name: 2 * getattr(plain, name)}))
+            for other, value in after.items():
+                assert value.item() == pytest.approx(before[other].item() * (2 if other == name else 1), rel=1e-5)
+
+
+def test_queries_that_are_none_count_for_nothing(made):
+    """Padding queries change no loss."""
+    model, batch, output = made(slots=2)
+    weights = LossSection(stray=0.3)
+    with_all = loss_sums(output, batch, model.config, weights)
+    batch.packed.valid[0, -1] = False
+    without = loss_sums(output, batch, model.config, weights)
+    batch.targets[0, -1] = ~batch.targets[0, -1]  # whatever stands there
+    again = loss_sums(output, batch, model.config, weights)
+    assert all(torch.equal(without[name], again[name]) for name in without)
+    assert with_all["mask"] > without["mask"]
+
+
+def test_nothing_ignored_is_the_plain_objective(made):
+    """The code that weighs pixels agrees with the one that does not where all of them count."""
+    model, batch, output = made(slots=2)
+    plain = loss_sums(output, batch, model.config, LossSection(stray=0.3))
+    batch.ignored = torch.zeros(*batch.targets.shape[:2], *batch.regions.shape[-2:], dtype=torch.bool)
+    weighed = loss_sums(output, batch, model.config, LossSection(stray=0.3))
+    for name, value in plain.items():
+        assert weighed[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize("how", ["query", "label"])
+def test_ignored_pixels_get_no_gradient_from_any_mask_loss(made, how):
+    model, batch, output = made(slots=2)
+    height, width = batch.regions.shape[-2:]
+    corner = (slice(height // 2, None), slice(width // 2, None))
+    if how == "query":
+        batch.ignored = torch.zeros(*batch.targets.shape[:2], height, width, dtype=torch.bool)
+        batch.ignored[(slice(None), slice(None), *corner)] = True
+    else:
+        batch.regions[(slice(None), slice(None), *corner)] = IGNORE
+        batch.targets |= torch.nn.functional.one_hot(torch.tensor(0), batch.targets.shape[-1]).bool()
+    assert not counted(batch)[(slice(None), slice(None), *corner)].any()
+    assert counted(batch)[:, :, : height // 2].all()
+    for logits in (output.mask_logits, *output.coarse_logits, output.slots.logits):
+        logits.retain_grad()
+    losses = loss_sums(output, batch, model.config, LossSection(stray=0.3))
+    sum(losses[name] for name in ("mask", "coarse", "slots", "stray")).backward()
+    for logits in (output.slots.logits, output.mask_logits, *output.coarse_logits):
+        h, w = logits.shape[-2:]
+        inside = logits.grad[..., h // 2 :, w // 2 :]
+        assert not inside.any(), logits.shape
+        assert logits.grad.any()
+
+
+def test_labels_of_255_are_no_foreground(made):
+    model, batch, _ = made()
+    plain = wanted(batch, None, (16, 24)).regions
+    batch.regions[:, :, :8] = IGNORE
+    labelled = wanted(batch, counted(batch), (16, 24)).regions
+    assert (labelled <= plain).all()
+    assert not labelled[:, :, :2].any()
+    assert model.config.head["slots"] == 1
+
+
+def test_slots_see_instances(made):
+    """A query for several objects is matched slot by slot: the loss falls when each slot holds one of them."""
+    model, batch, output = made(slots=3)
+    several = (batch.targets.sum(-1) > 1).nonzero()
+    assert len(several), "the batch must hold a query with several targets"
+    weights = LossSection()
+    before = loss_sums(output, batch, model.config, weights)["slots"]
+    size = tuple(output.slots.logits.shape[-2:])
+    regions = wanted(batch, None, size).regions
+    b, k = several[0].tolist()
+    which = batch.targets[b, k].nonzero()[:3, 0]
+    logits = output.slots.logits.detach().clone()
+    logits[b, k, : len(which)] = 12 * regions[b, which.flip(0)] - 6
+    output.slots.logits = logits
+    output.slots.scores = output.slots.scores.detach().clone()
+    output.slots.scores[b, k, : len(which)], output.slots.scores[b, k, len(which) :] = 6.0, -6.0
+    assert loss_sums(output, batch, model.config, weights)["slots"] < before

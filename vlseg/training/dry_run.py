@@ -1,0 +1,129 @@
+"""What a run will take, before it is started: parameters, memory, tokens, steps, and the time of a few steps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vlseg.metrics.cost import peak_memory
+from vlseg.training.adapters import count_parameters
+from vlseg.training.config import Sharding, TrainConfig
+from vlseg.training.loop import Trainer
+from vlseg.training.samples import SampleBatches
+
+MEASURED = 3  # steps, after one that is not timed
+GIB = 2**30
+
+
+@dataclass(slots=True)
+class Memory:
+    """Bytes that a run holds from step to step, activations not included."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+
+    def on(self, sharding: Sharding, processes: int) -> int:
+        """Bytes on each of N processes: FSDP2 and ZeRO-3 share all of it, ZeRO-2 gradients and optimizer."""
+        if sharding in ("fsdp2", "zero3"):
+            return (self.weights + self.gradients + self.optimizer + self.average) // processes
+        if sharding == "zero2":
+            return self.weights + (self.gradients + self.optimizer) // processes + self.average
+        return self.weights + self.gradients + self.optimizer + self.average
+
+
+def memory_of(model: nn.Module, ema: float, muon: bool = False) -> Memory:
+    """What the weights take as they are held, and what AdamW in float32 adds for those that are trained.
+
+    muon: matrices have one moment instead of two; counted as if all were matrices.
+    """
+    weights = sum(_bytes(p) for p in model.parameters()) + sum(b.numel() * b.element_size() for b in model.buffers())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Memory(weights, 4 * trained, (4 if muon else 8) * trained, 4 * trained if ema else 0)
+
+
+def _bytes(parameter: nn.Parameter) -> int:
+    inner = getattr(parameter, "__tensor_flatten__", None)
+    if inner is None:
+        return parameter.numel() * parameter.element_size()
+    names, _ = inner()  # torchao's tensors: values and scales
+    return sum(t.numel() * t.element_size() for n in names if (t := getattr(parameter, n, None)) is not None)
+
+
+def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1) -> str:
+    """What a run will take, as a table. Nothing is written; a few steps are done and forgotten.
+
+    sharding, processes: how the run is meant to be spread; memory is computed for it, time is that of one process here.
+    """
+    out, config.warmup.steps, config.trackers = config.out, 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        config.out = folder
+        run = Trainer(config)
+        lines = [f"model: {config.model.source or config.model.preset}, out: {out}"]
+        counts = count_parameters(run.plain)
+        trained, total = (sum(c[i] for c in counts.values()) for i in (0, 1))
+        lines.append(f"parameters: {trained:,} trained of {total:,} ({trained / total:.2%})")
+        lines += [f"  {part:<14} {t:>14,} of {n:>14,}" for part, (t, n) in counts.items()]
+        memory = memory_of(run.plain, config.optim.ema)
+        lines.append(
+            f"memory: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, optimizer "
+            f"{_gib(memory.optimizer)}, average {_gib(memory.average)}"
+        )
+        spread = f"{processes} process{'es' * (processes > 1)}" + (f" with {sharding}" if sharding != "none" else "")
+        lines.append(f"  on each of {spread}: {_gib(memory.on(sharding, processes))} and the activations (computed)")
+        seconds, queries, tokens, images = measure(run)
+        peak = peak_memory()
+        where = "GPU memory" if "gpu" in peak else "this process, libraries included"
+        lines.append(f"  peak of {where}: {peak.get('gpu', peak['process']) / 1024:.2f} GiB (measured)")
+        prefix = image_tokens(run)
+        lines.append(f"tokens a row: {prefix} of image and instruction, {tokens:.0f} of queries and padding")
+        if isinstance(run.feed, SampleBatches):
+            lines += [f"data: {name}: {times:.3g} times" for name, times in run.feed.epochs().items()]
+        lines.append(f"steps: {config.steps:,}, {images:.0f} pictures and {queries:.0f} expressions each")
+        total_time = _clock(seconds * config.steps)
+        lines.append(f"time: {seconds:.2f} s a step in one process here (measured), {total_time} in all")
+        if config.first:
+            lines.append(f"first: a run of {config.first.get('steps', config.steps):,} steps goes before this one")
+    return "\n".join(lines)
+
+
+def measure(run: Trainer) -> tuple[float, float, float, float]:
+    """(seconds, expressions, query tokens a row, pictures) of a step: means over a few, after one to warm up."""
+    run.model.train()
+    stream, accumulate = run.batches(), run.config.optim.accumulate
+    seconds, queries, lengths, images, count = 0.0, 0, 0, 0, 0
+    for number in range(min(MEASURED + 1, run.config.steps)):
+        batches = [next(stream) for _ in range(accumulate)]
+        begin = time.perf_counter()
+        run.train_step(batches)
+        if run.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number or run.config.steps == 1:
+            seconds += time.perf_counter() - begin
+            queries += int(sum(batch.packed.valid.sum() for batch in batches))
+            lengths += sum(batch.packed.ids.shape[1] for batch in batches)
+            images += sum(len(batch.pixels) for batch in batches)
+            count += 1
+    return seconds / count, queries / count, lengths / count / accumulate, images / count
+
+
+def image_tokens(run: Trainer) -> int:
+    """Tokens in front of the queries, for a picture of the first batch's size."""
+    pixels = run.feed[0].pixels[:1].to(run.accelerator.device)
+    with torch.no_grad(), run.engine.autocast():
+        tokens = run.core.encode_image(run.processor.normalise(pixels)).tokens
+    return len(run.core.family.prefix(tokens).ids)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{max(1, minutes)} min"
