@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from vlseg.worlds.draw import Draw
@@ -33,52 +34,53 @@ def fits_in(glyph: int, cast: list[int]) -> bool:
     return not any(clash(glyph, other) for other in cast)
 
 
-def stranger(cast: list[int], table: Nouns, d: Draw) -> int | None:
-    """A glyph that is not in the cast and clashes with nobody there; None where a few tries find none."""
+def stranger(cast: list[int], pool: Sequence[int], d: Draw) -> int | None:
+    """A glyph of the pool, not in the cast, that clashes with nobody there; None where a few tries find none."""
     for _ in range(6):
-        glyph = d.below(len(table.names))
+        glyph = pool[d.below(len(pool))]
         if glyph not in cast and fits_in(glyph, cast):
             return glyph
     return None
 
 
-def look_alike(glyph: int, cast: list[int], table: Nouns, d: Draw) -> int | None:
-    """A glyph of the same Unicode subgroup that is clearly something else."""
-    pool = table.members[table.subgroups[glyph]]
+def look_alike(glyph: int, cast: list[int], table: Nouns, pool: Sequence[int], d: Draw) -> int | None:
+    """A glyph of the pool and of the same Unicode subgroup that is clearly something else."""
+    members = [m for m in table.members[table.subgroups[glyph]] if m in pool]
     for _ in range(6):
-        other = d.choice(pool)
+        other = d.choice(members)
         if other not in cast and fits_in(other, cast):
             return other
     return None
 
 
-def sibling(glyph: int, cast: list[int], table: Nouns, d: Draw) -> int:
-    """Another glyph that one phrase names together with ``glyph`` ("dog": dog, guide dog), or the glyph itself."""
-    shared = [g for phrase in table.phrases[glyph] for g in sorted(table.yes[phrase]) if g != glyph]
+def sibling(glyph: int, table: Nouns, pool: Sequence[int], d: Draw) -> int:
+    """Another glyph of the pool that one phrase names together with ``glyph`` ("dog": dog, guide dog), or itself."""
+    shared = [g for phrase in table.phrases[glyph] for g in sorted(table.yes[phrase]) if g != glyph and g in pool]
     return d.choice(shared) if shared else glyph
 
 
-def cast(d: Draw) -> list[int]:
-    """The glyphs of a scene, one per object, in no particular order."""
+def cast(d: Draw, pool: Sequence[int] | None = None) -> list[int]:
+    """The glyphs of a scene, one per object, in no particular order. pool: the glyphs there are; default: all."""
     table = nouns()
+    pool = range(len(table.names)) if pool is None else pool
     count = d.weighted(COUNTS, COUNT_WEIGHTS)
-    first = d.below(len(table.names))
+    first = pool[d.below(len(pool))]
     chosen = [first]
     if count >= 2 and d.chance(0.68):
         for _ in range(min(count, d.weighted((2, 3, 4), (0.5, 0.33, 0.17))) - 1):
-            chosen.append(sibling(first, chosen, table, d) if d.chance(0.12) else first)
+            chosen.append(sibling(first, table, pool, d) if d.chance(0.12) else first)
         if count - len(chosen) >= 2 and d.chance(0.4):
-            second = (look_alike(first, chosen, table, d) if d.chance(0.4) else None) or stranger(chosen, table, d)
+            second = look_alike(first, chosen, table, pool, d) if d.chance(0.4) else None
+            second = second or stranger(chosen, pool, d)
             if second is not None:
                 chosen += [second] * (2 if count - len(chosen) < 3 or d.chance(0.7) else 3)
     if len(chosen) < count and d.chance(0.55):
-        other = look_alike(d.choice(chosen), chosen, table, d)
+        other = look_alike(d.choice(chosen), chosen, table, pool, d)
         if other is not None:
             chosen.append(other)
     while len(chosen) < count:
-        found = (look_alike(d.choice(chosen), chosen, table, d) if d.chance(0.2) else None) or stranger(
-            chosen, table, d
-        )
+        found = look_alike(d.choice(chosen), chosen, table, pool, d) if d.chance(0.2) else None
+        found = found or stranger(chosen, pool, d)
         if found is None:
             break
         chosen.append(found)

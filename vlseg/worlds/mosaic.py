@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlseg.worlds import backgrounds, photometric
@@ -13,11 +15,12 @@ MOSAIC = 77  # keeps the draws apart from those of scenes with the same seed and
 
 
 def mosaic(
-    seed: int, index: int, size: tuple[int, int], restyled: float = 1.0
+    seed: int, index: int, size: tuple[int, int], restyled: float = 1.0, pool: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Picture ``index`` of the stream ``seed``: sprites of one size class on a jittered grid.
 
-    restyled: the chance that the picture uses the training styles; else its sprites keep the artist's drawing.
+    restyled: the chance that the picture uses the training styles; else its sprites keep the artist's drawing. pool:
+    the glyphs there are; default: all.
 
     Returns image ``(H, W, 3) uint8``, ids ``(H, W) uint8`` (0 background, i = object i) and glyphs ``(M,) int64``.
     A scene shows about five objects; a mosaic of the same size, and so of the same cost to a tower, about twenty.
@@ -27,7 +30,8 @@ def mosaic(
     image, _ = backgrounds.background(size, d)
     cell = d.log_between(18, 60)
     columns, rows = max(1, round(w / cell)), max(1, round(h / cell))
-    glyphs = [d.below(len(entries())) for _ in range(columns * rows)]
+    among = range(len(entries())) if pool is None else pool
+    glyphs = [among[d.below(len(among))] for _ in range(columns * rows)]
     ids = np.zeros(size, np.uint8)
     styles = "train" if d.chance(restyled) else "plain"
     for i, (glyph, style) in enumerate(zip(glyphs, scene_styles(styles, glyphs, d), strict=True)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlseg.types import VLSegError
@@ -22,13 +24,17 @@ class SpriteWorld:
     """Scenes of sprites, each fully determined by its arguments: same seed, same bytes.
 
     styles: "train" (all drawing styles but the held-out one), "plain" (changes of colour and light only) or
-    "held_out" (every object in a style that "train" never shows). Raises VLSegError for another name.
+    "held_out" (every object in a style that "train" never shows). only: primary names; no other things play in its
+    scenes (expressions may still speak of absent ones). Raises VLSegError for an unknown style or name.
     """
 
-    def __init__(self, styles: str = "train") -> None:
+    def __init__(self, styles: str = "train", only: Sequence[str] | None = None) -> None:
         if styles not in STYLES:
             raise VLSegError(f"sprites: no styles {styles!r}; there are {', '.join(STYLES)}")
+        if only is not None and (strange := sorted(set(only) - set(self.nouns))):
+            raise VLSegError(f"sprites: no thing is called {strange[0]!r}")
         self.styles = styles
+        self.pool = None if only is None else tuple(self.nouns.index(name) for name in only)
 
     @property
     def nouns(self) -> list[str]:
@@ -61,7 +67,7 @@ class SpriteWorld:
             raise VLSegError(f"sprites: unknown kinds {sorted(set(kinds) - set(KINDS))}; there are {', '.join(KINDS)}")
         d = Draw(seed, index, h, w, STYLES.index(self.styles))
         canvas, kind = backgrounds.background((h, w), d)
-        ids, placed, extents = compose(canvas, cast(d), self.styles, d)
+        ids, placed, extents = compose(canvas, cast(d, self.pool), self.styles, d)
         lit = np.clip(photometric.light(canvas, d), 0, 255).astype(np.uint8)
         said = colours.words(lit, ids, len(placed))
         objects = [
