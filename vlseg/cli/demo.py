@@ -29,7 +29,7 @@ def parser() -> Parser:
     add("--port", metavar="N", default="7860", help="port (default 7860; 0: a free one, printed)")
     add("--model", metavar="M", action="append", default=[], help="as for segment; repeat for more to choose from")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
-    add("--dtype", metavar="T", help="float32, bfloat16 or float16; default: float32 on the CPU, bfloat16 on a GPU")
+    add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--max-pixels", metavar="N", default="25M", help="refuse larger pictures (default 25M)")
     add("--allow-host", metavar="NAME", action="append", default=[], help="a further name for the page, behind a proxy")
     add("--share", action="store_true", help="also give it a public address through Gradio's servers; needs a network")

@@ -48,7 +48,7 @@ def parser() -> Parser:
     add("--batch", metavar="B", default="8", help="images a call of the model (default 8)")
     add("--processes", metavar="N", help="start N processes on this machine, a GPU each where there are some")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
-    add("--dtype", metavar="T", help="float32, bfloat16 or float16; default: float32 on the CPU, bfloat16 on a GPU")
+    add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--threads", metavar="T", default="1", help="CPU threads a process (default 1); unlike --processes, another "
         "number can change the last bits of a sum")  # fmt: skip
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")

@@ -36,7 +36,7 @@ def parser() -> Parser:
     add("--mode", choices=["mask", "path"], default="mask", help="mask (default), or path where the model has it")
     add("--refine", choices=["none", "vlseg", "sam2"], default="none", help="none (default), or a refiner of the model")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
-    add("--dtype", metavar="T", help="float32, bfloat16 or float16; default: float32 on the CPU, bfloat16 on a GPU")
+    add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
     add("--mask-threshold", metavar="P", default="0.5", help="probability above which a pixel is inside (default 0.5)")
     add("--max-pixels", metavar="N", default="100M", help="refuse larger images (default 100M)")

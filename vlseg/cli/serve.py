@@ -38,7 +38,7 @@ def parser() -> Parser:
     add("--port", metavar="N", default="8000", help="port (default 8000; 0: a free one, printed)")
     add("--model", metavar="[NAME=]M", action="append", help="as for segment, under a name; repeat for several models")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
-    add("--dtype", metavar="T", help="float32, bfloat16 or float16; default: float32 on the CPU, bfloat16 on a GPU")
+    add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--api-key-file", metavar="FILE", help=f"keys of which clients must send one, a line each (or {KEY_VARIABLE})")
     add("--allow-anonymous", action="store_true", help="serve other machines without any key")
     add("--allow-host", metavar="NAME", action="append", default=[], help="a name that the Host header may give")

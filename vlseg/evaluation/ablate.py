@@ -40,6 +40,7 @@ def without(model: VLSegModel, part: str) -> Iterator[None]:
     def encode(pixel_values: torch.Tensor) -> ImageFeatures:
         image = plain(pixel_values)
         image.tokens.pooler_output = torch.zeros_like(image.tokens.pooler_output)
+        image.tokens.deepstack = tuple(torch.zeros_like(level) for level in image.tokens.deepstack)
         return replace(image)
 
     model.encode_image = encode  # type: ignore[method-assign]
