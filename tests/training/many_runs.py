@@ -1,0 +1,139 @@
+"""Runs for tests, one after the other in one process or in several that find each other: importing costs seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RECIPES = ("lora", "adalora", "qlora", "qat", "adalora-qat", "full")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+# A pixel encoder and a mask head for a vision-language model of a few thousand weights.
+SMALL = {
+    "pixel_encoder": {
+        "kind": "open_clip",
+        "embed_dim": 32,
+        "vision_cfg": {
+            "timm_model_name": "test_convnext",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "",
+            "image_size": 64,
+        },
+    },
+    "head": {"dim": 32, "embed_dim": 16, "detail_dim": 8, "layers": 2},
+}
+
+
+def recipe(name: str, out: Path, source: Path, data: Path, *changes: str) -> Any:
+    """The shipped recipe of that name, small enough for a test. changes: further overrides."""
+    from vlseg.config import load
+    from vlseg.training.config import TrainConfig
+
+    small = ["data.images=4", "data.queries=3", "data.workers=0", "data.val_limit=3", "model.area=4096", "threads=1",
+             "log_every=1", "eval_every=0", "grid_every=0", "save_every=2", "keep=9", "optim.warmup=1", "trackers=[]",
+             "optim.lr=1e-3", "export_dtype=float32", "steps=3"]  # fmt: skip
+    if (source / "preprocessor_config.json").exists():  # not vlseg's own
+        small.append(f"model.build={json.dumps(SMALL)}")
+    ranks = {"rank": 2, "alpha": 4, "start_rank": 3, "every": 1, "grow": 0.0}
+    if name in ("lora", "qlora"):
+        small += ["adapter.rank=2", "adapter.alpha=4", "adapter.dropout=0.1"]
+    elif name == "adalora":
+        small += [f"adapter.{key}={value}" for key, value in ranks.items()]
+    elif name == "adalora-qat":
+        small += [f"first.adapter.{key}={value}" for key, value in ranks.items()]
+        small += ["first.steps=3", "first.optim.lr=1e-3", "first.optim.warmup=1", "qat.group=16", "qat.measure=false"]
+    elif name == "qat":
+        small += ["qat.group=16", "qat.measure=false"]
+    named = [f"out={out}", f"model={source}", f"data.train={data}", f"data.val={data}"]
+    return load(TrainConfig, CONFIGS / "train" / f"{name}.yaml", [*small, *named, *changes])
+
+
+def fresh_state() -> None:
+    """Let Accelerate forget the run before."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+
+
+def stop_after(step: int) -> Callable[[], None]:
+    """From now on every run is interrupted after that step; calling the result ends it."""
+    from vlseg.training.loop import Trainer
+
+    plain = Trainer.train_step
+
+    def step_then_stop(self: Any, batches: Any) -> Any:
+        if self.step == step - 1 and self.config.out.rpartition("/")[2] != "first":
+            self.stop_signal = 15  # every rank hears it before the step, as from a launcher
+        return plain(self, batches)
+
+    Trainer.train_step = step_then_stop  # type: ignore[method-assign]
+
+    def undo() -> None:
+        Trainer.train_step = plain  # type: ignore[method-assign]
+
+    return undo
+
+
+def train_in_two_goes(config: Any, stop: int) -> None:
+    """Interrupt a run after step `stop`, and let the same command finish it."""
+    import copy
+
+    from vlseg.training.loop import Stopped, train
+
+    undo = stop_after(stop)
+    try:
+        train(copy.deepcopy(config))
+        raise AssertionError("the run was not interrupted")
+    except Stopped:
+        pass
+    finally:
+        undo()
+        fresh_state()
+    train(copy.deepcopy(config))
+    fresh_state()
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint folder."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of every step."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_ranks(work: Callable[[int, Any], Any], argument: Any, ranks: int, folder: Path) -> list[Any]:
+    """`work(rank, argument)` in new processes as torchrun would start them; their results (JSON) in order of rank."""
+    import torch.multiprocessing as mp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mp.start_processes(_rank, (work, argument, ranks, free_port(), folder), nprocs=ranks, start_method="spawn")
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def _rank(rank: int, work: Callable[[int, Any], Any], argument: Any, ranks: int, port: int, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    try:
+        result = work(rank, argument)
+    except BaseException:
+        traceback.print_exc()
+        raise
+    (folder / f"rank-{rank}.json").write_text(json.dumps(result))
