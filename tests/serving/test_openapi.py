@@ -40,7 +40,7 @@ def test_all_checks(start, keys):
             @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
             @given(operation.ok().as_strategy())
             def check(case):
-                response = case.call(base_url=server.url, headers=headers)
+                response = case.call(base_url=server.url, headers=headers, timeout=60)
                 key = (case.path, response.status_code)
                 seen[key] = seen.get(key, 0) + 1
                 case.validate_response(response, headers=headers)
@@ -63,7 +63,7 @@ def test_what_is_not_promised_is_refused(start):
             @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
             @given(schema[path]["POST"].as_strategy(generation_mode=GenerationMode.NEGATIVE))
             def check(case):
-                response = case.call(base_url=server.url)
+                response = case.call(base_url=server.url, timeout=60)
                 statuses.add(response.status_code)
                 # In a form all values are text: the number 0 in the place of words is the word "0", and an empty list
                 # in the place of a number is a field that was left out.

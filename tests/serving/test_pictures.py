@@ -19,6 +19,7 @@ from vlseg.serving.errors import ServiceError
 from vlseg.serving.pictures import decode_picture
 
 MOST = 1_000_000
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says of damaged files
 
 
 def decode(data: bytes, most: int = MOST) -> Image.Image:
@@ -125,7 +126,6 @@ def test_a_jpeg_of_endless_scans(picture):
     assert "scans" in refused(whole[:-2] + whole[at:-2] * 200 + b"\xff\xd9").message
 
 
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_cut_off_at_every_length(picture):
     for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
         whole = saved(picture(0, 24, 32), kind)

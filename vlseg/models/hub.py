@@ -27,7 +27,7 @@ tags: [vlseg, referring-segmentation, vision-language]
 
 # {name}
 
-Words in, masks out: a [vlseg](https://pypi.org/project/vlseg/) model for referring segmentation.
+Words in, masks out: a model of vlseg (`pip install vlseg`) for referring segmentation.
 
 ```python
 from vlseg import Segmenter
