@@ -52,12 +52,13 @@ SEEDS = (1, 2, 3)
 
 SIZE = (128, 128)
 THINGS = 40
-KINDS = {"colour": 0.3, "size": 0.2, "superlative": 0.3, "position": 0.2, "absent-hard": 0.1}
+KINDS = {"size": 0.2, "superlative": 0.4, "position": 0.3, "absent-hard": 0.1}
 QUERIES = 6  # asked of a scene; those whose distractors have another noun are dropped
 IMAGES = 12  # a step
 STEPS = 1000
 WARMUP = {"steps": 400, "images": 16}
 STRAY = 0.3
+PULLS = (200, 100)  # every so many steps, from which on, the gradient of each loss is measured
 OPTIM = OptimSection(lr=2e-3, matrix_lr=2e-2, warmup=30, schedule="constant-decay", decay=0.3, embedding_scale=4.0)
 HEAD = {"dim": 64, "embed_dim": 32, "noun_dim": 32, "layers": 3, "presence": True}
 VAL_SEED, VAL_SCENES = 900_001, 250
@@ -171,7 +172,7 @@ def train(variant: str, seed: int, work: Path, steps: int, warmup: int) -> dict[
         losses = loss_sums(output, batch, model.config, weights)
         count = float(batch.packed.valid.sum())
         losses["word_noun"] = weights.word_noun * count * table.loss(model)
-        if step % 200 == 100:
+        if step % PULLS[0] == PULLS[1]:
             pulled.append({"step": step, **pulls(model, losses, count)})
         optimizer.zero_grad()
         (sum(losses.values()) / count).backward()
@@ -191,6 +192,7 @@ def train(variant: str, seed: int, work: Path, steps: int, warmup: int) -> dict[
         "seed": seed,
         "steps": steps,
         "warmup": warmup,
+        "stray": weights.stray,
         "seconds": round(seconds),
         "loss": [round(sum(history[i : i + 50]) / 50, 4) for i in range(0, len(history), 50)],
         "pulls": pulled,

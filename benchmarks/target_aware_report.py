@@ -27,7 +27,7 @@ fusion: [`vlseg/models/heads/fusion.py`](../vlseg/models/heads/fusion.py); to ru
 |---|---|
 | none | mask, presence and noun losses only |
 | talent | + TALENT's affinity and sentence losses as published (weights 0.1 and 0.01) |
-| ours | + contrast of the query with the regions of its image (0.3), + activation inside distractors ({stray:g}) |
+| ours | + contrast of the query with the regions of its image (0.3), + activation inside distractors ({stray}) |
 
 "+rca" adds rectified cost aggregation (`head.fusion: rca`).
 
@@ -49,7 +49,7 @@ Norm of the gradient with respect to all parameters, weights included, as a shar
 
 {pulls}
 
-{settings}
+Steps of a run: {steps}; of a seed's warm-up: {warmup}. Runs on one core of a CPU.
 """
 
 
@@ -80,7 +80,7 @@ def report(runs: Sequence[dict[str, Any]], order: Sequence[str]) -> dict[str, An
             if a:
                 found = paired_differences(a, b)
                 told["differences"][f"{name} - {other}"] = {"seeds": seeds, **{s: found[s] for s in SCORES}}
-    told["settings"] = {key: sorted({run[key] for run in runs}) for key in ("steps", "warmup")}
+    told["settings"] = {key: sorted({run[key] for run in runs}) for key in ("steps", "warmup", "stray")}
     return told
 
 
@@ -99,7 +99,7 @@ def pull_shares(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(pull.get(name, 0.0) / pull["mask"] for pull in seen) / len(seen) for name in names if seen}
 
 
-def write_report(told: dict[str, Any], path: Path, stray: float = 0.3) -> None:
+def write_report(told: dict[str, Any], path: Path) -> None:
     """The page of a report."""
     rows = ["| variant | seeds | s a run | " + " | ".join(SCORES) + " |", "|---|---|---|" + "---|" * len(SCORES)]
     for name, found in told["variants"].items():
@@ -117,11 +117,12 @@ def write_report(told: dict[str, Any], path: Path, stray: float = 0.3) -> None:
         pulls += [f"| {name} | {loss} | {share:.4f} |" for loss, share in found["pulls"].items()]
     settings = told["settings"]
     text = TEXT.format(
-        stray=stray,
+        stray=", ".join(f"{stray:g}" for stray in settings["stray"]),
         scores="\n".join(rows),
         differences="\n".join(pairs) if len(pairs) > 2 else "No pair of runs yet.",
         pulls="\n".join(pulls),
-        settings=f"Steps of a run: {settings['steps']}, of a seed's warm-up: {settings['warmup']}.",
+        steps=", ".join(map(str, settings["steps"])),
+        warmup=", ".join(map(str, settings["warmup"])),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

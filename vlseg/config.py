@@ -181,6 +181,8 @@ class _Builder:
             for choice in args:
                 if type(choice) is type(value) and choice == value:
                     return choice
+                if isinstance(value, bool) and choice in (("yes", "on") if value else ("no", "off")):
+                    return choice  # YAML 1.1 takes these words for booleans
             raise self.fail(key, f"{key} = {_show(value)}, expected one of {', '.join(map(repr, args))}")
         if _is_dataclass_type(hint):
             return self.dataclass(hint, value, key)

@@ -277,6 +277,22 @@ def test_a_model_of_open_clip_by_name():
         named({"kind": "open_clip", "model": "ViT-Z"})
 
 
+@pytest.mark.parametrize("how", ["preset", "language model"])
+def test_a_model_starts_with_the_named_weights(specimen, tmp_path, how):
+    source = build(SPECS["clip vit"])
+    spec = {**SPECS["clip vit"], "weights": str(checkpoint(tmp_path, source.trunk, "visual.", "plain"))}
+    torch.manual_seed(5)
+    with quiet_loading():
+        if how == "preset":
+            model, _ = build_preset("tiny", ["the", "dog"], nouns=0, seed=7, pixel_encoder=spec)
+        else:
+            model, _ = from_vlm(specimen("smolvlm"), pixel_encoder=spec, head={"dim": 32})
+    ours, theirs = model.pixel_encoder.trunk.state_dict(), source.trunk.state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in theirs.items())
+    assert str(tmp_path) not in str(model.config.to_dict())
+    assert model.config.pixel_encoder["mean"]  # CLIP's, not the language model's
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     encoder = build(SPECS["clip vit"])
     state = encoder.trunk.state_dict()

@@ -35,13 +35,13 @@ class VLSegConfig(PretrainedConfig):
         "dim": 96,  # channels of the pyramid and width of the mask queries
         "embed_dim": 64,  # pixel embedding at stride 4
         "detail_dim": 16,  # pixel embedding at stride 2; 0 switches the image-guided step off
-        "layers": 3,  # decoder layers in which a query reads the pyramid
+        "layers": 3,  # decoder layers in which a query reads the pyramid (dot, sam)
         "heads": 4,
         "nouns": 0,  # prototypes of the dense noun contrast; 0: none
         "noun_dim": 64,
         "presence": False,  # the mask head has its say on whether there is a referent
         "kind": "dot",  # how a query reads the pixels: dot, eomt, sam (see `models/heads`)
-        "blocks": 4,  # blocks of the kinds eomt (a ViT over the pyramid) and sam (two-way)
+        "blocks": 4,  # of the ViT over the pyramid (eomt)
         "fusion": "none",  # or "rca": words and pixels meet before the head (see `models/heads/fusion.py`)
         "slots": 1,  # segments that an answer can have; 1: the mask is one segment
     }

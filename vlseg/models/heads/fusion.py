@@ -30,6 +30,7 @@ class RectifiedCostAggregator(nn.Module):
         cost = <v, t>,    out_i = ReLU(conv_{1 -> D}(norm(cost))) * v
 
     The scales side by side, a 1x1 convolution with norm and ReLU, and a residual convolution that sees coordinates.
+    Memory grows with the queries: each has maps of its own, at strides 8 and up.
     Where TALENT has BatchNorm, maps are normalised over their channels and costs over their own map: packed equals one
     by one, and nothing depends on the batch.
     """

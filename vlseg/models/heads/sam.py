@@ -61,7 +61,7 @@ class SamHead(MaskHead):
         half, quarter = max(dim // 4, 8), max(dim // 8, 8)
         self.mask_token = nn.Parameter(torch.randn(head["slots"], dim))
         self.position = FourierPosition(dim)  # type: ignore[assignment]  # the base class has one a level
-        self.blocks = nn.ModuleList(TwoWayBlock(dim, head["heads"]) for _ in range(head["blocks"] // 2 or 1))
+        self.blocks = nn.ModuleList(TwoWayBlock(dim, head["heads"]) for _ in range(head["layers"]))
         self.last = Attention(dim, head["heads"])
         self.last_norm = nn.LayerNorm(dim)
         self.up8, self.up4 = nn.ConvTranspose2d(dim, half, 2, stride=2), nn.ConvTranspose2d(half, quarter, 2, stride=2)
