@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: segment test lint clean
+.PHONY: segment test browser lint clean
 
 segment: $(READY)
 	$(BIN)/vlseg segment examples/peacocks.png "all the peacocks" "the pretzel" "the fuel pump" --out out
@@ -13,6 +13,10 @@ segment: $(READY)
 
 test: $(DEV)
 	$(BIN)/python -m pytest
+
+# The demo in headless Chromium (Debian: chromium); skipped, saying so, where there is none.
+browser: $(DEV)
+	$(BIN)/python -m pytest tests/demo/test_browser.py -m slow -rs
 
 lint: $(DEV)
 	$(BIN)/ruff check .
