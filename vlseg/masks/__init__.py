@@ -1,1 +1,1 @@
-"""Pixels, RLE, outlines, COCO polygons, SVG paths, pictures of them. Needs numpy, Pillow, pycocotools; no torch."""
+"""Pixels, RLE, outlines, polygons, SVG paths, path tokens, pictures of them; numpy, Pillow, pycocotools, no torch."""

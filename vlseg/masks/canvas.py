@@ -60,7 +60,7 @@ class Canvas:
         edge, local, column = self._columns(low, high, owner)[1:]
         if not len(edge):
             return
-        x, y, slope = (v[edge] for v in _lines(start, end))
+        x, y, slope = (v[edge] for v in _lines(*start.T, *end.T))
         row = self._rows(x, y, slope, local + 0.5, self.depth[column])
         touched = np.zeros(len(self.depth), dtype=bool)
         touched[column] = True
@@ -86,26 +86,32 @@ class Canvas:
         old: ``(M, A, 2)``, a polyline as drawn; new: ``(M, K, B, 2)``, K replacements with the same first and last
         point; owner ``(M,)``: the mask of each. A ring is a piece from its start to its start.
         """
-        low = np.minimum(old[:, :, 0].min(1), new[..., 0].min((1, 2)))
-        high = np.maximum(old[:, :, 0].max(1), new[..., 0].max((1, 2)))
-        count, item, local, column = self._columns(low, high, owner)
-        if len(item) * new.shape[1] * (old.shape[1] + new.shape[2] - 2) > _MOST_CROSSINGS and len(old) > 1:
+        if not len(old):
+            return np.zeros(new.shape[:2])
+        options, steps = new.shape[1], old.shape[1] + new.shape[2] - 2
+        # Points as rows, so that numpy works along the many pieces and not along the few points of each.
+        x, y = (np.concatenate([old[..., i].T, np.moveaxis(new[..., i], 0, -1).reshape(-1, len(old))]) for i in (0, 1))
+        count, item, local, column = self._columns(x.min(axis=0), x.max(axis=0), owner)
+        if len(item) * options * steps > _MOST_CROSSINGS and len(old) > 1:
             parts = (slice(0, len(old) // 2), slice(len(old) // 2, None))
             return np.concatenate([self.change(old[part], new[part], owner[part]) for part in parts])
         if not len(item):
             return np.zeros(new.shape[:2])
-        where = item, local + 0.5, self.depth[column]
-        rows = [self._crossings(old[:, i, None], old[:, i + 1, None], *where) for i in range(old.shape[1] - 1)]
-        rows += [self._crossings(new[:, :, i], new[:, :, i + 1], *where) for i in range(new.shape[2] - 1)]
-        shape = (new.shape[1], len(item))
-        ordered = _ascending([np.broadcast_to(r, shape) for r in rows])
+        # The edges of the old piece, then the first ones of all replacements, their second ones, ...
+        replaced = old.shape[1] + np.arange(options) * new.shape[2] + np.arange(new.shape[2] - 1)[:, None]
+        edge = np.append(np.arange(old.shape[1] - 1), replaced)
+        rows = self._crossings(x[edge], y[edge], x[edge + 1], y[edge + 1], count, local + 0.5, self.depth[column])
+        drawn = old.shape[1] - 1
+        ordered = _ascending(
+            [row[None] for row in rows[:drawn]] + list(rows[drawn:].reshape(-1, options, rows.shape[1]))
+        )
         base = self.base[column]
         # Every other interval between crossings changes sides. An odd one out is an absent crossing, at the very end.
-        total = np.zeros(shape, dtype=np.int64)
+        total = np.zeros((options, len(item)), dtype=np.int64)
         for upper, lower in zip(ordered[::2], ordered[1::2], strict=False):
             total += self.sums.take(base + lower)
             total -= self.sums.take(base + upper)
-        upto = np.zeros((shape[0], len(item) + 1), dtype=np.int64)
+        upto = np.zeros((options, len(item) + 1), dtype=np.int64)
         np.cumsum(total, axis=1, out=upto[:, 1:])
         stop = np.cumsum(count)
         return (upto[:, stop] - upto[:, stop - count]).T.astype(np.float64)
@@ -125,25 +131,39 @@ class Canvas:
     @staticmethod
     def _rows(x: np.ndarray, y: np.ndarray, slope: np.ndarray, centre: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """The first row whose centre is below the line at each column's centre; in the arithmetic of the rasteriser."""
-        row = np.ceil(y + (centre - x) * slope - 0.5)
-        return np.minimum(np.maximum(row, 0), depth).astype(np.int32)
+        row = centre - x
+        row *= slope
+        row += y
+        row -= 0.5
+        np.ceil(row, out=row)
+        np.maximum(row, 0, out=row)
+        return np.minimum(row, depth, out=row).astype(np.int32)
 
     def _crossings(
-        self, start: np.ndarray, end: np.ndarray, item: np.ndarray, centre: np.ndarray, depth: np.ndarray
+        self,
+        x0: np.ndarray,
+        y0: np.ndarray,
+        x1: np.ndarray,
+        y1: np.ndarray,
+        count: np.ndarray,
+        centre: np.ndarray,
+        depth: np.ndarray,
     ) -> np.ndarray:
-        """Crossing rows ``(K, C)`` of edges ``(M, K, 2)``; the spare slot where an edge does not cross a column."""
-        x, y, slope = (v.T[:, item] for v in _lines(start, end))
-        stop = np.maximum(start[..., 0], end[..., 0]).T[:, item]
+        """Crossing rows ``(E, C)`` of edges ``(E, M)``; the spare slot where an edge does not cross a column.
+
+        count ``(M,)``: columns of each piece; centre, depth ``(C,)``: their centres and spare slots.
+        """
+        x, y, slope = (v.repeat(count, axis=1) for v in _lines(x0, y0, x1, y1))
+        stop = np.maximum(x0, x1).repeat(count, axis=1)
         return np.where((x <= centre) & (centre < stop), self._rows(x, y, slope, centre, depth), depth)
 
 
-def _lines(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lines(x0: np.ndarray, y0: np.ndarray, x1: np.ndarray, y1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x and y of the left end of each edge, and its slope (0 for vertical edges, which cross no column's centre)."""
-    x0, x1 = np.minimum(start[..., 0], end[..., 0]), np.maximum(start[..., 0], end[..., 0])
-    backwards = start[..., 0] > end[..., 0]
-    y0, y1 = np.where(backwards, end[..., 1], start[..., 1]), np.where(backwards, start[..., 1], end[..., 1])
-    run = x1 - x0
-    return x0, y0, (y1 - y0) / np.where(run == 0, 1, run)
+    backwards = x0 > x1
+    x, y = np.where(backwards, x1, x0), np.where(backwards, y1, y0)
+    run = np.abs(x1 - x0)
+    return x, y, (np.where(backwards, y0, y1) - y) / np.where(run == 0, 1, run)
 
 
 def _sums_before(wrong: np.ndarray) -> np.ndarray:
@@ -153,9 +173,9 @@ def _sums_before(wrong: np.ndarray) -> np.ndarray:
 
 
 def _ascending(rows: list[np.ndarray]) -> list[np.ndarray]:
-    """Equally long arrays, sorted against each other element by element."""
+    """Arrays that broadcast, sorted against each other element by element."""
     if len(rows) not in _NETWORKS:
-        return list(np.sort(np.stack(rows), axis=0))
+        return list(np.sort(np.stack(np.broadcast_arrays(*rows)), axis=0))
     for a, b in _NETWORKS[len(rows)]:
         rows[a], rows[b] = np.minimum(rows[a], rows[b]), np.maximum(rows[a], rows[b])
     return rows

@@ -12,6 +12,8 @@ import numpy as np
 
 from vlseg.masks.canvas import Canvas
 
+# Where changes cost equally many pixels, the one that moves the line least is the best: wrong pixels a square pixel.
+_TIE = 1e-10
 _AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 
 
@@ -192,7 +194,8 @@ class Polygons:
         or between the two.
         """
         a, p, q, b = self._four(at)
-        gone = self.canvas.change(np.stack([a, p, q], axis=1), np.stack([a, q], axis=1)[:, None], self.owner[at])[:, 0]
+        corner = np.stack([a, p, q], axis=1)
+        gone = self.canvas.change(corner, corner[:, None, [0, 2]], self.owner[at])[:, 0] + _TIE * _area(corner)
         middle = (p + q) / 2
         u, v, w = p - a, q - b, b - a
         cross = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
@@ -203,7 +206,10 @@ class Polygons:
         owner = self.owner[at][:, None]
         there = self.nearest(np.stack([middle, meeting, (middle + meeting) / 2], axis=1), owner)
         new = np.stack(np.broadcast_arrays(a[:, None], self.pixels(there, owner), b[:, None]), axis=2)
-        price = self.canvas.change(np.stack([a, p, q, b], axis=1), new, self.owner[at])
+        four = np.stack([a, p, q, b], axis=1)
+        price = self.canvas.change(four, new, self.owner[at])
+        closed = np.concatenate([np.repeat(four[:, None], 3, axis=1), new[:, :, 1:2]], axis=2)
+        price += _TIE * _area(closed)
         each, cheapest = np.arange(len(at)), price.argmin(axis=1)
         price = price[each, cheapest]
         return np.minimum(price, gone), there[each, cheapest], price < gone
@@ -297,6 +303,12 @@ class Polygons:
         self.canvas.flip(place[gone], place[self.following[gone]], self.owner[gone])
         self.touched[self.owner[gone]] = True
         self.keep(~gone)
+
+
+def _area(polygons: np.ndarray) -> np.ndarray:
+    """The area that polygons ``(..., n, 2)`` enclose; where they cross themselves, the difference of the parts."""
+    x, y = polygons[..., 0], polygons[..., 1]
+    return np.abs((x * np.roll(y, -1, axis=-1) - np.roll(x, -1, axis=-1) * y).sum(axis=-1)) / 2
 
 
 def best_of_each(group: np.ndarray, value: np.ndarray) -> np.ndarray:

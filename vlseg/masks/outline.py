@@ -28,8 +28,16 @@ def outline(mask: np.ndarray) -> list[np.ndarray]:
         return []
     top, left = int(rows[0]), int(columns[0])
     points, following = _corners(mask[top : rows[-1] + 1, left : columns[-1] + 1])
+    return rings_of(points + np.array([left, top]), following)
+
+
+def rings_of(points: np.ndarray, following: np.ndarray) -> list[np.ndarray]:
+    """The rings of corners ``(P, 2)`` int64 in row order, in the order of `outline`.
+
+    following: for each corner the index of the one that comes next, ``(P,)``.
+    """
     order, starts = _cycles(following)
-    points = points[order] + np.array([left, top])
+    points = points[order]
     doubled = _doubled_areas(points, starts)
     begin = points[starts]
     ranking = np.lexsort((begin[:, 0], begin[:, 1], -doubled, -np.abs(doubled)))

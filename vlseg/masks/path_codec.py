@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlseg.masks import rle as codec
+from vlseg.masks import rle as runs
 from vlseg.masks.budget import allocate
 from vlseg.masks.grid import DECIMALS, GridRing, box_bins, box_edges, canonical, to_pixels
+from vlseg.masks.outline import outline
 from vlseg.masks.path_search import EFFORTS, Target, search
 from vlseg.masks.raster import raster, raster_rle
 from vlseg.masks.svg_parser import parse_path
@@ -26,8 +27,8 @@ from vlseg.types import RLE, VLSegError
 
 # What one more token must bring in IoU where the caller does not say.
 PRICE = 1e-3
-# Prices that are tried for a budget.
-_LADDER = tuple(np.geomspace(3e-5, 3e-2, 13).tolist())
+# Prices that are tried for a budget; at the last one nothing is worth more than the box.
+_LADDER = (*np.geomspace(3e-5, 3e-2, 12).tolist(), 1.0)
 
 EffortName = Literal["fast", "thorough"]
 Mask = np.ndarray | Mapping[str, Any]
@@ -83,10 +84,10 @@ class PathCodec:
     ) -> list[Encoded]:
         """Paths of masks, ``(H, W)`` bool or RLE, of any sizes; many at once are quicker than one after the other.
 
-        price: the IoU that one more token must bring (`PRICE` where neither is given; 0 for every pixel that the grid
-        can tell apart). budget: tokens for all masks together, spread over them by the one price that spends it.
-        effort: "fast" is for targets that are made while training. Raises VLSegError for what is no mask, a price that
-        is no number from 0 on, both price and budget, or a budget too small for the masks.
+        price: the IoU that one more token must bring (`PRICE` where neither is given); at 0 every pixel comes back that
+        the grid can tell apart. budget: tokens for all masks together, spread over them by the one price that spends
+        it. effort: "fast" is for targets that are made while training. Raises VLSegError for what is no mask, a price
+        that is no number from 0 on, both price and budget, or a budget too small for the masks.
         """
         if price is not None and budget is not None:
             raise VLSegError("give a price of a token or a budget of tokens, not both")
@@ -118,12 +119,8 @@ class PathCodec:
             EFFORTS[effort],
         )
         rings = iter(zip(*found, strict=True))
-        return [
-            [self._best(job, some, price) for some, price in zip(next(rings), prices, strict=True)]
-            if job
-            else [Encoded(self._empty, 1.0)] * len(prices)
-            for job in jobs
-        ]
+        nothing = [Encoded(self._empty, 1.0)] * len(prices)
+        return [self._paths(job, next(rings), prices) if job else nothing[:] for job in jobs]
 
     def write(self, box: Sequence[int] | None, rings: Iterable[GridRing]) -> list[int]:
         """A box (bins x0, y0, x1, y1; None for the empty mask) and rings as tokens, in canonical order."""
@@ -183,9 +180,8 @@ class PathCodec:
         return drawn
 
     def _job(self, mask: Mask) -> _Job | None:
-        if isinstance(mask, Mapping):
-            mask = codec.decode(codec.validate(mask))
-        mask = np.asarray(mask)
+        rle = runs.validate(mask) if isinstance(mask, Mapping) else None
+        mask = np.asarray(mask if rle is None else runs.decode(rle))
         if mask.ndim != 2 or mask.dtype != bool:
             raise VLSegError(f"a mask is an (H, W) bool array or an RLE, got shape {mask.shape}, {mask.dtype}")
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -198,26 +194,39 @@ class PathCodec:
         # Where bins are fine, the box may end within the outermost pixels.
         corner = np.minimum(np.floor(box[:2]).astype(np.int64), extent[:2])
         right, bottom = np.maximum(np.ceil(box[2:]).astype(np.int64), extent[2:])
-        return _Job(mask[corner[1] : bottom, corner[0] : right], corner, bins, box)
+        pixels = mask[corner[1] : bottom, corner[0] : right]
+        return _Job(rle or runs.encode(mask), pixels, corner, bins, box)
 
-    def _best(self, job: _Job, rings: list[GridRing], price: float) -> Encoded:
-        """The rings as tokens, or the box alone where that is worth more."""
-        offers = []
-        for some in (canonical(rings), []):
-            tokens = self.vocabulary.write(job.bins, some)
-            offers.append(Encoded(tokens, self._iou(job, some)))
-        return max(offers, key=lambda offer: (offer.iou - price * len(offer.tokens), -len(offer.tokens)))
+    def _outline(self, job: _Job) -> list[GridRing]:
+        """Every corner of the mask's pixels at its place on the grid."""
+        cell = (job.box[2:] - job.box[:2]) / (self.grid - 1)
+        places = ((ring + job.corner - job.box[:2]) / cell for ring in outline(job.pixels))
+        nodes = (np.clip(np.rint(place), 0, self.grid - 1).astype(np.int64) for place in places)
+        return [GridRing(some, np.zeros(len(some), dtype=bool)) for some in nodes]
 
-    def _iou(self, job: _Job, rings: list[GridRing]) -> float:
-        height, width = job.pixels.shape
-        drawn = raster([ring - job.corner for ring in self._drawn(rings, job.box)], (height, width))
-        return np.count_nonzero(drawn & job.pixels) / np.count_nonzero(drawn | job.pixels)
+    def _paths(self, job: _Job, found: Sequence[list[GridRing]], prices: Sequence[float]) -> list[Encoded]:
+        """For each price the rings found for it as tokens, or what is worth more: the box alone, the whole outline."""
+        box = self._encoded(job, [])
+        out = []
+        for rings, price in zip(found, prices, strict=True):
+            offers = [self._encoded(job, canonical(rings)), box]
+            if price == 0 and offers[0].iou < 1:
+                offers.append(self._encoded(job, canonical(self._outline(job))))
+            out.append(max(offers, key=lambda offer: (offer.iou - price * len(offer.tokens), -len(offer.tokens))))
+        return out
+
+    def _encoded(self, job: _Job, rings: list[GridRing]) -> Encoded:
+        # In coordinates of the image, as it will be decoded: a line through a pixel's centre falls on one side or the
+        # other by the last bit.
+        drawn = raster_rle(self._drawn(rings, job.box), (job.rle["size"][0], job.rle["size"][1]))
+        return Encoded(self.vocabulary.write(job.bins, rings), float(runs.iou([drawn], [job.rle])[0, 0]))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The pixels of a mask in and around its box; corner: their x, y in the image; the box as bins and in pixels."""
+    """A mask, and its pixels in and around its box; corner: their x, y in the image; the box as bins and in pixels."""
 
+    rle: RLE
     pixels: np.ndarray
     corner: np.ndarray
     bins: tuple[int, int, int, int]

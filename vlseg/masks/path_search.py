@@ -21,9 +21,10 @@ from vlseg.masks.outline import outline, signed_area
 from vlseg.masks.resize import resize_mask
 from vlseg.masks.simplify import simplify
 
-_FINE_GRID = 1000
-_MOST_SLOTS = 400_000
-_LARGEST_SIDE = 2048
+_FINE_GRID = 1000  # places a side, at least, while an outline is thinned
+_LOSSLESS = 1e-6  # at such a price of a token no pixel is given up for one
+_MOST_SLOTS = 400_000  # pixels of a canvas, more or less
+_LARGEST_SIDE = 2048  # pixels that a mask with thin parts may have on it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(side=128, tolerance=1.0, steps=(1.0, 0.5), rounds=3, cycles=0),
+    "fast": Effort(side=128, tolerance=1.0, steps=(1.0, 0.5), rounds=2, cycles=0),
     "thorough": Effort(side=384, tolerance=0.8, steps=(1.0, 0.5, 0.25), rounds=6, cycles=2),
 }
 
@@ -109,30 +110,26 @@ def _search_together(
     canvas = Canvas([target.mask for target in targets])
     boxes = np.stack([target.box for target in targets])
     worth = canvas.area * vertex_tokens  # wrong pixels that a vertex must save, for each unit of price
-    fine_grid = grid if grid >= _FINE_GRID / 2 else -(-_FINE_GRID // (grid - 1)) * (grid - 1) + 1
+    fine_grid = grid
+    # Where no pixel may be lost, none must be by going over to the codec's grid later.
+    if grid < _FINE_GRID / 2 and prices[0] > _LOSSLESS:
+        fine_grid = -(-_FINE_GRID // (grid - 1)) * (grid - 1) + 1
     rings = _outlines([target.mask for target in targets], worth * prices[0], effort.tolerance)
     fine = Polygons(canvas, boxes, fine_grid, rings)
     _move(fine, effort)
-    warm = [prices[0] / 4, prices[0] / 2] if effort.cycles else [prices[0] / 2]
-    for price in warm:
-        _thin(fine, worth * price, vertex_tokens, effort)
+    for share in (0.25, 0.5) if effort.cycles else (0.5,):
+        _thin(fine, worth * prices[0] * share, vertex_tokens, effort)
+    best = _Best(vertex_tokens, len(targets))
     for price in prices:
         if curves:
             bendable = _on_grid(fine, grid)
         _thin(fine, worth * price, vertex_tokens, effort)
-        best = _Best(price, vertex_tokens, len(targets))
+        best.begin(price)
         coarse = _on_grid(fine, grid)
         _polish(coarse, worth * price, effort)
         best.offer(coarse)
         for number in range(effort.cycles):
-            if number % 2 == 0:
-                coarse.thin(worth * price * 3, 20)
-                _move(coarse, effort)
-                coarse.split(worth * price / 2, 1.0, 3)
-            else:
-                coarse.split(worth * price / 3, 1.0, 2)
-                _move(coarse, effort)
-                coarse.thin(worth * price * 2, 20)
+            _shake(coarse, worth * price, effort, fewer_first=number % 2 == 0)
             _polish(coarse, worth * price, effort)
             best.offer(coarse)
         if curves:
@@ -140,7 +137,7 @@ def _search_together(
             bent = Curves(bendable, canvas.area * price, vertex_tokens)
             _polish(bent, worth * price, effort)
             best.offer(bent)
-        yield best.rings
+        yield list(best.rings)
 
 
 def _outlines(masks: Sequence[np.ndarray], worth: np.ndarray, tolerance: float) -> list[list[np.ndarray]]:
@@ -161,12 +158,18 @@ def _outline(mask: np.ndarray, least: float) -> list[np.ndarray]:
     Pixels that touch at a corner are joined or not, whichever makes fewer rings.
     """
     rings = outline(mask)
-    if len(rings) > 1:
+    if len(rings) > 1 and _touching(mask):
         # Of the outside, seen as the inside, the first ring is the frame.
         joined = [ring - 1 for ring in outline(np.pad(~mask, 1, constant_values=True))[1:]]
         rings = min(rings, joined, key=len)
     # The largest comes first.
     return [ring for i, ring in enumerate(rings) if i == 0 or abs(signed_area(ring)) >= least]
+
+
+def _touching(mask: np.ndarray) -> bool:
+    """Whether pixels touch at a corner only."""
+    unlike = mask[1:] != mask[:-1]
+    return bool((unlike[:, 1:] & unlike[:, :-1] & (mask[1:, 1:] != mask[1:, :-1])).any())
 
 
 def _on_grid(fine: Polygons, grid: int) -> Polygons:
@@ -203,24 +206,40 @@ def _polish(polygons: Polygons, allowance: np.ndarray, effort: Effort) -> None:
     polygons.active = np.ones_like(polygons.touched)
 
 
+def _shake(polygons: Polygons, allowance: np.ndarray, effort: Effort, fewer_first: bool) -> None:
+    """Out of a local optimum: to fewer vertices than are worth it and back to more, or the other way round."""
+    if fewer_first:
+        polygons.thin(3 * allowance, 20)
+        _move(polygons, effort)
+        polygons.split(allowance / 2, 1.0, 3)
+    else:
+        polygons.split(allowance / 3, 1.0, 2)
+        _move(polygons, effort)
+        polygons.thin(2 * allowance, 20)
+
+
 class _Best:
     """The best rings of each mask so far, by wrong pixels and tokens together."""
 
-    def __init__(self, price: float, vertex_tokens: int, count: int):
-        self.price, self.vertex_tokens = price, vertex_tokens
-        self.loss = np.full(count, np.inf)
+    def __init__(self, vertex_tokens: int, count: int):
+        self.vertex_tokens = vertex_tokens
+        self.wrong, self.tokens = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
         self.rings: list[list[GridRing]] = [[] for _ in range(count)]
 
+    def begin(self, price: float) -> None:
+        """From now on a token costs this much; what was found at other prices stands until something better comes."""
+        self.price = price
+
     def offer(self, polygons: Polygons) -> None:
-        count = len(self.loss)
+        count = len(self.tokens)
         begins = np.flatnonzero(np.diff(polygons.ring, prepend=-1))
         control = polygons.control if isinstance(polygons, Curves) else np.zeros(len(polygons.vertex), dtype=bool)
         tokens = np.bincount(polygons.owner, minlength=count) * self.vertex_tokens
         tokens += np.bincount(polygons.owner[begins], minlength=count)
         tokens += np.bincount(polygons.owner, weights=control, minlength=count).astype(np.int64) // 2
-        loss = polygons.canvas.error / polygons.canvas.area + self.price * tokens
-        better = loss < self.loss
-        self.loss[better] = loss[better]
+        wrong = polygons.canvas.error / polygons.canvas.area
+        better = wrong + self.price * tokens < self.wrong + self.price * self.tokens
+        self.wrong[better], self.tokens[better] = wrong[better], tokens[better]
         for i in np.flatnonzero(better):
             self.rings[i] = []
         for begin, end in zip(begins, np.append(begins[1:], len(polygons.ring)), strict=True):

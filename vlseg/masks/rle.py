@@ -165,7 +165,7 @@ def validate(rle: Mapping[str, Any]) -> RLE:
     if total != height * width:
         raise VLSegError(f"RLE runs add up to {total} pixels, but size {height} x {width} (H x W) has {height * width}")
     canonical = not (lengths[1:] == 0).any()
-    if canonical and isinstance(rle["counts"], str):
+    if canonical and isinstance(rle["counts"], str) and _readable(rle["counts"], height, width):
         return {"size": [height, width], "counts": rle["counts"]}
     return _compress(lengths if canonical else _close_zero_runs(lengths), height, width)
 
@@ -203,6 +203,15 @@ def _flat_polygon(polygon: Any, index: int) -> list[float]:
     if not np.isfinite(values).all() or np.abs(values).max() > 1e6:
         raise VLSegError(f"{where}: a coordinate is NaN, infinite or beyond a million pixels")
     return values.tolist()
+
+
+def _readable(text: str, height: int, width: int) -> bool:
+    """Whether pycocotools reads the text, too; it refuses some needlessly long spellings."""
+    try:
+        coco.area({"size": [height, width], "counts": text})
+    except ValueError:
+        return False
+    return True
 
 
 def _parse_counts(text: str) -> np.ndarray:
