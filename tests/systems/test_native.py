@@ -7,7 +7,7 @@ from PIL import Image
 
 from vlseg.masks import rle as codec
 from vlseg.masks.svg import path_to_rle
-from vlseg.systems import native
+from vlseg.systems import passes
 from vlseg.systems.base import System, decide
 from vlseg.systems.native import NativeSystem, pick_device, pick_dtype
 from vlseg.types import VLSegError
@@ -44,10 +44,10 @@ def test_passes_share_the_encoding(system: NativeSystem, picture, queries, monke
     calls = []
     encode = system.model.encode_image
     monkeypatch.setattr(system.model, "encode_image", lambda pixels: calls.append(1) or encode(pixels))
-    monkeypatch.setattr(native, "QUERIES_A_PASS", 2)
+    monkeypatch.setattr(passes, "QUERIES_A_PASS", 2)
     same(system.segment(picture(), queries, presence_threshold=0), whole)
-    monkeypatch.setattr(native, "QUERIES_A_PASS", 64)
-    monkeypatch.setattr(native, "TOKENS_A_PASS", 8)
+    monkeypatch.setattr(passes, "QUERIES_A_PASS", 64)
+    monkeypatch.setattr(passes, "TOKENS_A_PASS", 8)
     same(system.segment(picture(), queries, presence_threshold=0), whole)
     assert len(calls) == 2
 

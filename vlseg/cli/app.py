@@ -17,6 +17,8 @@ VERBS = {
     "train": "train a model: vlseg train CONFIG [a.b=c ...]",
     "eval": "score a model or predictions on a data set: vlseg eval --model M --data D --out DIR",
     "data": "render, look into, check and convert data: vlseg data render | info | check | convert",
+    "label": "pseudo-labels, ignore maps, what to annotate next: vlseg label IMAGES --queries FILE --out DIR",
+    "export": "Results for other tools, models for other runtimes: vlseg export KIND SOURCE --out DIR",
     "serve": "answer over HTTP: vlseg serve [--port N] [--model M ...]",
     "demo": "a page in the browser: vlseg demo [--port N] [--model M ...]",
     "info": "versions, devices, and with `info models` the models",

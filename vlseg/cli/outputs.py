@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SLUG, STEM, QUERY_WIDTH = 40, 120, 40
+OVERLAY_PIXELS = 40_000_000  # an overlay is no larger
 
 
 class OutputFolder:
@@ -48,7 +51,7 @@ class OutputFolder:
             (self.path / name).unlink(missing_ok=True)
         for index, name in masks.items():
             write_whole(self.path / name, png(mask_png(result.answers[index].mask)))
-        write_whole(self.path / f"{base}.overlay.png", png(result.overlay()))
+        write_whole(self.path / f"{base}.overlay.png", png(_overlay(result)))
         write_whole(self.path / f"{base}.svg", result.svg())
         file = self.path / f"{base}.json"
         write_whole(file, result.to_json(indent=1) + "\n")
@@ -59,6 +62,24 @@ class OutputFolder:
             return Result.from_dict(json.loads((self.path / f"{base}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, VLSegError, AttributeError):
             return None  # not there, or another's file: the image is simply not done yet
+
+
+def _overlay(result: Result) -> Image.Image:
+    """The overlay; of a very large image a smaller one, which needs a sixth of the memory and can be looked at."""
+    height, width = result.size
+    if height * width <= OVERLAY_PIXELS or result.picture is None:
+        return result.overlay()
+    from vlseg.masks.resize import resize_rle
+    from vlseg.masks.rle import area
+
+    scale = math.sqrt(OVERLAY_PIXELS / (height * width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    answers = []
+    for answer in result.answers:
+        smaller = [replace(segment, rle=resize_rle(segment.rle, size, "nearest")) for segment in answer.segments]
+        answers.append(replace(answer, size=size, segments=[segment for segment in smaller if area(segment.rle)]))
+    picture = result.picture.resize((size[1], size[0]), reducing_gap=2.0)
+    return replace(result, size=size, answers=answers, picture=picture).overlay()
 
 
 def png(image: Image.Image) -> bytes:

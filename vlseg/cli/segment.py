@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vlseg.cli import segment_bulk
 from vlseg.cli.inputs import expand
-from vlseg.cli.parsing import Parser, convert, probability
+from vlseg.cli.parsing import Parser, convert, probability, whole_number
 from vlseg.types import Result, VLSegError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ EXAMPLES = """examples:
   vlseg segment photo.jpg "the red mug" "the dog on the left"
   vlseg segment photos/ "the car" --out masks        (go on later with the same command)
   vlseg segment 'photos/**/*.png' "the car" --json > results.jsonl
+  vlseg segment photos/ --queries words.txt --out results     (a million images: shards, several processes, Ray)
+  vlseg segment city.tif "the stadium" --tile --max-pixels 300M
 
 Without --out nothing is written: a table is printed. exit code: 0 done (an absent answer is an answer),
 1 an image or a query failed (each named on stderr), 2 a wrong call or input."""
@@ -28,8 +31,8 @@ def parser() -> Parser:
     """The arguments of the verb."""
     parser = Parser("segment", "Find what words say in images and give it as masks.", EXAMPLES)
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="a file, folder, glob or URL")
-    add("queries", metavar="QUERY", nargs="+", help="what to segment, in words")
+    add("image", metavar="IMAGE", help="a file, folder, glob or URL; in bulk also Parquet or a saved dataset")
+    add("queries", metavar="QUERY", nargs="*", help="what to segment, in words")
     add("--model", metavar="M", help="vlseg-mini (default), the folder of a checkpoint, or org/name on the Hub")
     add("--out", metavar="DIR", help="write masks, overlay, SVG and JSON of every image to this folder")
     add("--json", action="store_true", help="the Result on stdout as JSON and nothing else; one a line for many images")
@@ -40,7 +43,12 @@ def parser() -> Parser:
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
     add("--mask-threshold", metavar="P", default="0.5", help="probability above which a pixel is inside (default 0.5)")
     add("--max-pixels", metavar="N", default="100M", help="refuse larger images (default 100M)")
+    add("--tile", action="store_true", help="look at images larger than a tile in tiles too; memory stays bounded")
+    add("--tile-size", metavar="PX", help="side of a tile (default 1024); with it --tile is understood")
+    add("--tile-scope", choices=["whole", "any"], default="whole", help="whole (default): tiles only sharpen what is "
+        "found in the image as a whole; any: tiles may always add objects")  # fmt: skip
     add("--quiet", action="store_true", help="no table, no progress")
+    segment_bulk.add_options(parser)
     return parser
 
 
@@ -53,14 +61,22 @@ def run(argv: Sequence[str]) -> int:
     for number, text in enumerate(args.queries, 1):
         if not text.strip():
             raise VLSegError(f"query {number} is empty: say in words what to segment")
+    from vlseg.data.images import open_image, parse_pixels
+
+    max_pixels, tiles = parse_pixels(args.max_pixels), _tiles(args)
+    if segment_bulk.wanted(args):
+        return segment_bulk.run(args, presence, mask, max_pixels, tiles)
+    if not args.queries:
+        raise VLSegError("QUERY is missing: say in words what to segment, or give --queries FILE")
     sources, many = expand(args.image, args.out)
     from vlseg.cli.outputs import OutputFolder
-    from vlseg.data.images import open_image, parse_pixels
     from vlseg.systems.registry import resolve
 
-    max_pixels = parse_pixels(args.max_pixels)
     if not many:
-        open_image(sources[0], max_pixels)
+        try:
+            open_image(sources[0], max_pixels)
+        except VLSegError as error:
+            raise _with_hint(error, tiles) from error
     resolve(args.model)
     out = OutputFolder(args.out) if args.out is not None else None
     from vlseg.systems.quiet import quiet_loading
@@ -68,9 +84,23 @@ def run(argv: Sequence[str]) -> int:
     with quiet_loading():
         from vlseg.segmenter import Segmenter
 
-        segmenter = Segmenter(args.model, args.device, args.dtype, max_pixels=max_pixels)
+        segmenter = Segmenter(args.model, args.device, args.dtype, max_pixels=max_pixels, **tiles)
     segmenter.check(presence, mask, args.mode, args.refine)
     return _Run(args, segmenter, out, sources, many, presence, mask).go()
+
+
+def _tiles(args: Namespace) -> dict[str, Any]:
+    """The options of `Segmenter` that the call's about tiles come to."""
+    if not args.tile and args.tile_size is None:
+        return {}
+    size = whole_number("--tile-size", 64)(args.tile_size or "1024")
+    return {"tile": size, "tile_scope": args.tile_scope}
+
+
+def _with_hint(error: VLSegError, tiles: dict[str, Any]) -> VLSegError:
+    """An error of an image that is too large names the tiles as well."""
+    large = "--max-pixels" in str(error) and not tiles
+    return VLSegError(f"{error}, and add --tile to keep the memory bounded") if large else error
 
 
 class _Run:
@@ -88,7 +118,7 @@ class _Run:
     ):
         self.args, self.segmenter, self.out, self.sources, self.many = args, segmenter, out, sources, many
         self.presence, self.mask = presence, mask
-        self.protocol = segmenter.protocol(presence, mask)
+        self.protocol = segmenter.protocol(presence, mask, args.mode)
         self.problems = self.skipped = 0
 
     def go(self) -> int:
@@ -109,7 +139,7 @@ class _Run:
         return 1 if self.problems else 0
 
     def _one(self, source: str, base: str) -> None:
-        from vlseg.data.images import open_image, printable
+        from vlseg.data.images import printable
 
         texts = self.args.queries
         if self.out and self.many:
@@ -119,15 +149,14 @@ class _Run:
                 self._show(stored)
                 return
         try:
-            picture, name = open_image(source, self.segmenter.max_pixels)
+            # The file, not a picture: of a very large one no second copy is made.
+            result = self.segmenter(source, texts, self.presence, self.mask, self.args.mode, self.args.refine)
         except VLSegError as error:
             if not self.many:
                 raise
             self.problems += 1
             self._say(str(error))
             return
-        result = self.segmenter(picture, texts, self.presence, self.mask, self.args.mode, self.args.refine)
-        result.image = name
         if self.out:
             self.out.write(base, result)
         self._show(result)

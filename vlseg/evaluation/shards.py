@@ -27,20 +27,13 @@ class Shards:
         Raises VLSegError where the folder holds batches of another run.
         """
         file = self.folder / KEY
-        wanted = json.loads(json.dumps(key))
-        if file.exists():
-            stored = _read(file)
-            differing = sorted(k for k in {*wanted, *stored} if wanted.get(k) != stored.get(k))
-            if differing:
-                raise VLSegError(
-                    f"{self.folder}: holds an evaluation of another {', '.join(differing)}; name another --out, or "
-                    "delete that folder to start over"
-                )
+        hint = "name another --out, or delete that folder to start over"
+        if goes_on(file, key, f"{self.folder}: holds an evaluation", hint):
             return
         if self.folder.exists():
             shutil.rmtree(self.folder)  # batches whose run nobody knows
         self.folder.mkdir(parents=True)
-        write_whole(file, json.dumps(wanted, indent=1))
+        write_whole(file, as_text(key))
 
     def finished(self, number: int) -> bool:
         """Whether a batch is there and nothing in it went wrong that may go right this time."""
@@ -57,6 +50,25 @@ class Shards:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.json"
+
+
+def goes_on(file: Path, key: Mapping[str, Any], what: str, hint: str) -> bool:
+    """Whether `file` holds the key of the run that `key` (plain data) describes; False where it is not there.
+
+    what, hint: begin and end of the VLSegError that is raised where it holds the key of another run.
+    """
+    if not file.exists():
+        return False
+    wanted, stored = json.loads(as_text(key)), _read(file)
+    differing = sorted(k for k in {*wanted, *stored} if wanted.get(k) != stored.get(k))
+    if differing:
+        raise VLSegError(f"{what} of another {', '.join(differing)}; {hint}")
+    return True
+
+
+def as_text(key: Mapping[str, Any]) -> str:
+    """A key as its file holds it."""
+    return json.dumps(key, indent=1)
 
 
 def _read(file: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlseg.masks import rle as codec
 from vlseg.masks.svg import path_data
-from vlseg.types import Answer, Segment, VLSegError
+from vlseg.types import Answer, Mode, Segment, VLSegError
 
 
 @runtime_checkable
@@ -112,6 +112,49 @@ class SoftSystem(Protocol):
 
     def soft_answers(self, image: Image.Image, queries: Sequence[str]) -> list[SoftAnswer]:
         """One a query, in order; RGB, upright. Raises VLSegError as `System.segment`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PartialAnswer:
+    """What has come so far of the answer to query number `index` of the call. done: whether nothing follows.
+
+    In path mode `answer` holds the rings that are whole, as a path and a mask by themselves. An answer that is not done
+    may be "failed" while what has come encloses no pixel.
+    """
+
+    index: int
+    answer: Answer
+    done: bool
+
+
+@runtime_checkable
+class PathSystem(Protocol):
+    """What a `System` has on top whose `modes` name "path"."""
+
+    def segment_batch(
+        self,
+        images: Sequence[Image.Image],
+        queries: Sequence[Sequence[str]],
+        *,
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        mode: Mode = "mask",
+    ) -> list[list[Answer]]:
+        """As in `System`; in path mode `segments[0].path` is the model's own path and `rle` its exact raster."""
+        ...
+
+    def stream(
+        self,
+        image: Image.Image,
+        queries: Sequence[str],
+        *,
+        presence_threshold: float | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+    ) -> Iterator[PartialAnswer]:
+        """Answers in path mode as they come, ring by ring; options as in `vlseg.models.path_decoding`."""
         ...
 
 

@@ -17,25 +17,25 @@ from vlseg.models.modeling import ImageFeatures, VLSegModel
 from vlseg.models.packing import pack_queries
 from vlseg.models.precision import QUANTISED
 from vlseg.models.processing import VLSegProcessor, binary_mask, presence_scores, slot_masks
-from vlseg.systems.base import EncodedImage, SoftAnswer, check_queries, check_thresholds
+from vlseg.systems.base import EncodedImage, PartialAnswer, SoftAnswer, check_queries, check_thresholds
+from vlseg.systems.devices import pick_device, pick_dtype
+from vlseg.systems.native_paths import stream_answers, write_answers
+from vlseg.systems.passes import Chunk, plan
 from vlseg.systems.quiet import quiet_loading
-from vlseg.types import Answer, VLSegError
+from vlseg.types import Answer, Mode, VLSegError
 
-# A pass costs memory in the square of its tokens; more queries than this take further passes over the same encoding.
-QUERIES_A_PASS = 64
-TOKENS_A_PASS = 2048
 IMAGES_A_PASS = 8
 
 
 class NativeSystem:
     """A `VLSegModel` and its processor as a `System`. One query gives one mask, held as one segment; for a model with
-    `head.slots` > 1, as one segment an object."""
+    `head.slots` > 1, as one segment an object. modes: "path", too, for a model that has path tokens."""
 
     protocol = PROTOCOL
-    modes: tuple[str, ...] = ("mask",)
 
     def __init__(self, model: VLSegModel, processor: VLSegProcessor, name: str):
         self.model, self.processor, self.name = model.eval(), processor, name
+        self.modes: tuple[str, ...] = ("mask", "path") if model.config.paths else ("mask",)
 
     @classmethod
     def from_pretrained(
@@ -68,10 +68,11 @@ class NativeSystem:
         *,
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
+        mode: Mode = "mask",
     ) -> list[Answer]:
         """See `System.segment`. A query of too many tokens is "failed" and the others go on."""
         batch = self.segment_batch(
-            [image], [queries], presence_threshold=presence_threshold, mask_threshold=mask_threshold
+            [image], [queries], presence_threshold=presence_threshold, mask_threshold=mask_threshold, mode=mode
         )
         return batch[0]
 
@@ -82,10 +83,12 @@ class NativeSystem:
         *,
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
+        mode: Mode = "mask",
     ) -> list[list[Answer]]:
         """See `System.segment_batch`. Images whose input sizes agree go through the model together.
 
-        An image may also be what `encode_batch` gave for it: its encoding is used again.
+        An image may also be what `encode_batch` gave for it: its encoding is used again. In path mode the likeliest
+        path is written, and the mask threshold means nothing.
         """
         if len(images) != len(queries):
             raise VLSegError(f"{len(images)} images with {len(queries)} lists of queries: give one list an image")
@@ -94,10 +97,38 @@ class NativeSystem:
         threshold = self.presence_threshold if presence_threshold is None else presence_threshold
         answers: list[list[Answer]] = [[] for _ in texts]
         for group in self._groups(images):
-            given = self._answer([images[i] for i in group], [texts[i] for i in group], threshold, mask_threshold)
+            own, asked = [images[i] for i in group], [texts[i] for i in group]
+            if mode == "path":
+                given = write_answers(self, own, asked, threshold)
+            else:
+                given = self._answer(own, asked, threshold, mask_threshold)
             for i, row in zip(group, given, strict=True):
                 answers[i] = row
         return answers
+
+    def stream(
+        self,
+        image: Image.Image | EncodedImage,
+        queries: Sequence[str],
+        *,
+        presence_threshold: float | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+    ) -> Iterator[PartialAnswer]:
+        """See `PathSystem.stream`."""
+        check_thresholds(presence_threshold, 0.5)
+        threshold = self.presence_threshold if presence_threshold is None else presence_threshold
+        parts = stream_answers(
+            self,
+            [image],
+            [check_queries(queries)],
+            threshold,
+            temperature=temperature,
+            seed=seed,
+            max_tokens=max_tokens,
+        )
+        return (part for _, part in parts)
 
     @torch.inference_mode()
     def encode_batch(self, images: Sequence[Image.Image]) -> list[EncodedImage]:
@@ -141,22 +172,12 @@ class NativeSystem:
 
         place: device that keeps the mask logits; default: where the model is.
         """
-        passes: list[list[list[tuple[int, list[int]]]]] = []
-        for b, row in enumerate(texts):
-            readable: list[tuple[int, list[int]]] = []
-            for k, text in enumerate(row):
-                try:
-                    readable.append((k, self.processor.query_ids(text)))
-                except VLSegError as error:
-                    yield b, k, SoftAnswer(text, None, reason=str(error))
-            passes.append(list(_chunks(readable)))
-        rounds = max(map(len, passes))
-        features = self._features(images) if rounds else None
-        for number in range(rounds):
-            chunks = [chunk[number] if number < len(chunk) else [] for chunk in passes]
-            packed = pack_queries([[ids for _, ids in chunk] for chunk in chunks], self.processor.pad_id)
-            tensors = {key: value.to(self.model.device) for key, value in packed.tensors().items()}
-            output = self.model(image_features=features, **tensors)
+        unreadable, rounds = plan(texts, self.processor)
+        for b, k, reason in unreadable:
+            yield b, k, SoftAnswer(texts[b][k], None, reason=reason)
+        features = self.features(images) if rounds else None
+        for chunks in rounds:
+            output = self.model(image_features=features, **self.tensors(chunks))
             scores = presence_scores(output.evidence, self.model.config.presence).cpu()
             logits = output.mask_logits.to(place or output.mask_logits.device)
             slots = output.slots and output.slots.to(logits.device)
@@ -166,7 +187,13 @@ class NativeSystem:
                     parts = partial(slot_masks, own, slots.logits[b, slot], slots.scores[b, slot]) if slots else None
                     yield b, k, SoftAnswer(texts[b][k], float(scores[b, slot]), partial(binary_mask, own), parts=parts)
 
-    def _features(self, images: list[Image.Image | EncodedImage]) -> ImageFeatures:
+    def tensors(self, chunks: list[Chunk]) -> dict[str, torch.Tensor]:
+        """The packed queries of one pass, where the model is."""
+        packed = pack_queries([[ids for _, ids in chunk] for chunk in chunks], self.processor.pad_id)
+        return {key: value.to(self.model.device) for key, value in packed.tensors().items()}
+
+    def features(self, images: list[Image.Image | EncodedImage]) -> ImageFeatures:
+        """What the model makes of images of one input size, as far as it is not at hand."""
         pictures = [image for image in images if not isinstance(image, EncodedImage)]
         if len(pictures) == len(images):
             return self._encode(pictures)
@@ -183,42 +210,6 @@ class NativeSystem:
 def _size(image: Image.Image | EncodedImage) -> tuple[int, int]:
     """(height, width) in pixels."""
     return image.size if isinstance(image, EncodedImage) else (image.height, image.width)
-
-
-def _chunks(queries: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
-    chunk: list[tuple[int, list[int]]] = []
-    tokens = 0
-    for query in queries:
-        if chunk and (len(chunk) == QUERIES_A_PASS or tokens + len(query[1]) > TOKENS_A_PASS):
-            yield chunk
-            chunk, tokens = [], 0
-        chunk.append(query)
-        tokens += len(query[1])
-    if chunk:
-        yield chunk
-
-
-def pick_device(device: str | None) -> torch.device:
-    """The device of that name; None: the first GPU, else the CPU. Raises VLSegError where it is not there."""
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise VLSegError(f"--device {device}: not available here; this machine has {', '.join(devices)}") from error
-    return place
-
-
-def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The number type of that name; None: float32 on the CPU, bfloat16 elsewhere. Raises VLSegError."""
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None or dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in known:
-        raise VLSegError(f"--dtype {dtype}: unknown; known: {', '.join([*known, *QUANTISED])}")
-    return known[dtype]
 
 
 def _load(folder: Path, how: dict[str, Any]) -> VLSegModel:

@@ -1,4 +1,4 @@
-"""From the name of a model to a `System`: the embedded model, a checkpoint folder, or a checkpoint on the Hub.
+"""From the name of a model to a `System`: the embedded model, a checkpoint folder or one on the Hub, a preset.
 
 Nothing here imports torch before `load_system`, so that a wrong name is told at once.
 """
@@ -6,11 +6,15 @@ Nothing here imports torch before `load_system`, so that a wrong name is told at
 from __future__ import annotations
 
 import difflib
+import importlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlseg.systems.presets import PRESETS, Preset, preset_of_type
 from vlseg.types import VLSegError
 
 if TYPE_CHECKING:
@@ -39,18 +43,24 @@ KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model is. kind: "folder", or "hub" with location "org/name"."""
+    """Where a model is. kind: "folder" (a checkpoint of vlseg), "hub" (location "org/name"), or "preset".
+
+    preset: the name of the system of others; places: what the user gave for its parts, in their order.
+    """
 
     name: str
     kind: str
     location: str
+    preset: str = ""
+    places: tuple[str, ...] = ()
 
 
 def resolve(model: str | Path | None = None) -> Source:
-    """What a model name means: None or "vlseg-mini", an existing folder, or "org/name" on the Hub.
+    """What a model name means: None or "vlseg-mini", a preset ("clipseg"), a preset with places of one's own
+    ("clipseg=FOLDER", "grounded-sam2:FOLDER,FOLDER"), an existing folder, or "org/name" on the Hub.
 
-    Raises VLSegError for embedded weights that are missing, a folder that is no checkpoint, and any other name (with
-    the nearest known one). No network, no torch.
+    The config.json of a folder tells which system opens it. Raises VLSegError for embedded weights that are missing, a
+    folder that is no checkpoint, and any other name (with the nearest known one). No network, no torch.
     """
     name = EMBEDDED if model is None else str(model)
     if name == EMBEDDED:
@@ -64,10 +74,14 @@ def resolve(model: str | Path | None = None) -> Source:
         return Source(name, "folder", str(folder))
     path = Path(name).expanduser()
     if path.is_dir():
-        _check_folder(path)
-        return Source(name, "folder", str(path))
+        return _folder(name, path)
     if path.exists():
         raise VLSegError(f"--model {name}: is a file; name the folder of a checkpoint")
+    if name in PRESETS:
+        return Source(name, "preset", name, name)
+    given = re.match(r"([^=:/]+)[=:](.+)", name)
+    if given and not _HUB_ID.fullmatch(name):
+        return _with_places(name, given[1], given[2])
     if _HUB_ID.fullmatch(name):
         return Source(name, "hub", name)
     if "/" in name or name.startswith((".", "~")):
@@ -78,13 +92,85 @@ def resolve(model: str | Path | None = None) -> Source:
 def load_system(model: str | Path | None = None, device: str | None = None, dtype: str | None = None) -> System:
     """The system of that name, ready to run. Raises VLSegError as `resolve`, and for what cannot be had or loaded."""
     source = resolve(model)
-    folder = _download(source.location) if source.kind == "hub" else source.location
+    if source.kind == "hub":
+        from vlseg.systems.hub import download
+
+        source = _folder(source.name, Path(download(source.location)))
     from vlseg.systems.quiet import quiet_loading
 
+    if source.kind == "preset":
+        places = _fetch(source)
+        with quiet_loading():
+            return _open(PRESETS[source.preset], places, device, dtype, source.name)
     with quiet_loading():
         from vlseg.systems.native import NativeSystem
 
-        return NativeSystem.from_pretrained(folder, device, dtype, source.name)
+        return NativeSystem.from_pretrained(source.location, device, dtype, source.name)
+
+
+def _folder(name: str, path: Path) -> Source:
+    _check_folder(path)
+    kind = model_type(path)
+    preset = preset_of_type(kind)
+    if preset is not None:
+        return Source(name, "preset", str(path), preset.name, (str(path),))
+    if kind in ("sam2", "sam2_video"):
+        raise VLSegError(f"--model {name}: SAM 2 takes no words; use --refine sam2, or grounded-sam2=DETECTOR,{path}")
+    return Source(name, "folder", str(path))
+
+
+def model_type(folder: str | Path) -> str:
+    """That of the folder's config.json, "" where it names none. Raises VLSegError where the file cannot be read."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        # segmentation-models-pytorch names a class of its own instead
+        return str(config.get("model_type") or config.get("_model_class") or "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise VLSegError(f"{folder}: config.json cannot be read ({error}); the checkpoint is broken") from error
+
+
+def _with_places(name: str, system: str, rest: str) -> Source:
+    if system not in PRESETS:
+        raise VLSegError(f"--model {name}: {system} is no system{_nearest(system)}")
+    parts = PRESETS[system].parts
+    places = tuple(place.strip() for place in rest.split(","))
+    if len(places) > len(parts):
+        roles = ", ".join(part.role for part in parts)
+        raise VLSegError(f"--model {name}: {len(places)} places, but {system} has {len(parts)} ({roles})")
+    for place, part in zip(places, parts, strict=False):
+        path = Path(place).expanduser()
+        if place and part.hub and path.is_dir():
+            _check_folder(path)
+        elif place and not path.exists() and not (part.hub and _HUB_ID.fullmatch(place)):
+            raise VLSegError(f"--model {name}: no such {'folder' if part.hub else 'file'} {place} ({part.role})")
+    return Source(name, "preset", rest, system, places)
+
+
+def _fetch(source: Source) -> list[str | None]:
+    """A local folder or file a part of the preset. Raises VLSegError where one cannot be had."""
+    from vlseg.systems.hub import download
+
+    places: list[str | None] = []
+    for number, part in enumerate(PRESETS[source.preset].parts):
+        given = source.places[number] if number < len(source.places) else ""
+        if given and Path(given).expanduser().exists():
+            places.append(str(Path(given).expanduser()))
+        elif given:
+            places.append(download(given, model=source.preset))
+        elif part.optional:
+            places.append(None)
+        else:
+            places.append(download(part.id, part.revision, source.preset, part.gated) if part.hub else part.id)
+    return places
+
+
+def _open(preset: Preset, places: Sequence[str | None], device: str | None, dtype: str | None, name: str) -> System:
+    module, _, function = preset.factory.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(places, device, dtype, name)
+    except ModuleNotFoundError as error:
+        lacking = " ".join(preset.packages) or error.name
+        raise VLSegError(f"--model {name}: the package {error.name} is missing; pip install {lacking}") from error
 
 
 def _check_folder(path: Path) -> None:
@@ -97,35 +183,8 @@ def _check_folder(path: Path) -> None:
 
 
 def _nearest(name: str) -> str:
-    names = [known.name for known in KNOWN]
+    names = [*(known.name for known in KNOWN), *PRESETS]
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known: {', '.join(names)}, the folder of a checkpoint, or org/name on the Hub"
-
-
-def _download(repository: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        folder = snapshot_download(repository, allow_patterns=wanted)
-    except RepositoryNotFoundError as error:
-        raise VLSegError(
-            f"--model {repository}: no folder of that name, and no such model on the Hub (a private one needs HF_TOKEN)"
-        ) from error
-    except HFValidationError as error:
-        raise VLSegError(f"--model {repository}: neither a folder nor a valid name on the Hub") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise VLSegError(
-            f"--model {repository}: no folder of that name, and the Hub cannot be reached ({type(error).__name__}); "
-            "fetch it once with a network, or name a local folder"
-        ) from error
-    _check_folder(Path(folder))
-    return folder

@@ -1,0 +1,119 @@
+"""Does the whole path learn photographs? COCO instances as class queries, by way of JSONL, until the training set sits.
+
+The embedded model, which knows drawings only, is fine-tuned whole on N photographs and scored on the same ones: mIoU of
+at least 0.8 says that pictures, masks, words, losses and answers belong together at every size and shape. It says
+nothing about photographs it has not seen.
+
+    python benchmarks/overfit.py ../shared/data/coco-small                       all of it: hours on a CPU
+    python benchmarks/overfit.py FOLDER --photos 6 --side 256 --steps 200        the same, small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from timing import machine
+
+from vlseg.cli.train import find_config
+from vlseg.data.convert import to_jsonl
+from vlseg.data.files import write_whole
+from vlseg.data.registry import open_dataset
+from vlseg.metrics.referring import summary
+from vlseg.types import VLSegError
+
+GOAL = 0.8
+SHOWN = ("mIoU", "cIoU", "P@0.5", "boundary-IoU", "T-acc")
+
+
+def first_photos(data: str, count: int, folder: Path) -> Path:
+    """The first N pictures of a data set that ask for something, as JSONL in the folder."""
+    whole, failed = to_jsonl(open_dataset(data), folder / "all")
+    if failed:
+        raise VLSegError(f"{data}: {failed[0]}")
+    lines = [line for line in whole.read_text(encoding="utf-8").splitlines() if json.loads(line)["queries"]]
+    if len(lines) < count:
+        raise VLSegError(f"{data}: has {len(lines)} pictures with a query, {count} are asked for")
+    path = folder / "all" / f"first-{count}.jsonl"  # beside the whole, for paths are relative
+    write_whole(path, "".join(f"{line}\n" for line in lines[:count]))
+    return path
+
+
+def overrides(data: Path, out: Path, args: argparse.Namespace) -> list[str]:
+    """Settings on top of the recipe `full`: higher rates than for a pretrained model, and no validation on the way."""
+    return [
+        f"out={out}",
+        f"data.train={data}",
+        f"data.val={data}",
+        f"data.val_limit={args.photos}",
+        f"steps={args.steps}",
+        f"data.images={args.images}",
+        f"data.queries={args.queries}",
+        f"model.area={args.side**2}",
+        "model.checkpointing=false",
+        "data.leaks=keep",
+        "data.workers=0",
+        "eval_every=0",
+        f"grid_every={args.steps}",
+        "save_every=25",
+        "keep=1",
+        "trackers=[]",
+        "optim.lr=1.5e-3",
+        "optim.matrix_lr=0.01",
+        "optim.head_scale=1",
+        "optim.embedding_scale=4",
+        "optim.schedule=constant-decay",
+        "optim.decay=0.4",
+        "optim.warmup=20",
+        f"threads={args.threads}",
+    ]
+
+
+def score(folder: Path, data: Path, photos: int, work: Path) -> dict[str, float]:
+    """Scores of a checkpoint on the photographs."""
+    from vlseg.evaluation.ranks import Ranks
+    from vlseg.systems.native import NativeSystem
+    from vlseg.training.validation import score_dataset
+
+    system = NativeSystem.from_pretrained(folder, "cpu")
+    return summary(score_dataset(system, open_dataset(str(data)), photos, Ranks(), work / ".scores"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", help="COCO instances: a folder with instances.json and images/, or any other data set")
+    parser.add_argument("--photos", type=int, default=120)
+    parser.add_argument("--side", type=int, default=512, help="a picture is resized to about this many pixels squared")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=4, help="pictures a step")
+    parser.add_argument("--queries", type=int, default=8, help="class queries of a picture at most")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("out/overfit"), help="the run; the same call goes on with it")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else on stdout")
+    args = parser.parse_args()
+    data = first_photos(args.data, args.photos, args.work)
+    out = args.work / f"run-{args.photos}-{args.side}-{args.steps}"
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "vlseg.cli", "train", str(find_config("full")), *overrides(data, out, args)]
+    if subprocess.run(command, stdout=sys.stderr).returncode:
+        raise VLSegError(f"{out}: the run ended before its last step; the same command goes on with it")
+    seconds = time.perf_counter() - start
+    found = score(out / "final", data, args.photos, args.work)
+    told: dict[str, Any] = {"photos": args.photos, "side": args.side, "steps": args.steps, "seconds": round(seconds),
+                            "scores": found, "goal": GOAL, "reached": found.get("mIoU", 0.0) >= GOAL,
+                            "machine": machine()}  # fmt: skip
+    if args.json:
+        print(json.dumps(told))
+        return
+    print(f"{args.photos} photographs at about {args.side} x {args.side} px, {args.steps} steps, {seconds:.0f} s")
+    print("  ".join(f"{name} {found[name]:.3f}" for name in SHOWN if name in found))
+    print(f"mIoU >= {GOAL} on the training photographs: {'reached' if told['reached'] else 'missed'}")
+
+
+if __name__ == "__main__":
+    main()

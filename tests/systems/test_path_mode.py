@@ -1,0 +1,177 @@
+"""Path mode behind `System` and `Segmenter`: the model's own path, its exact raster, rings as they come."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vlseg.cli import main
+from vlseg.masks import rle as codec
+from vlseg.masks.path_codec import PathCodec
+from vlseg.masks.svg import path_to_rle
+from vlseg.models.path_head import add_paths
+from vlseg.segmenter import Segmenter
+from vlseg.systems.base import PathSystem
+from vlseg.systems.native import NativeSystem
+from vlseg.systems.quiet import quiet_loading
+from vlseg.types import VLSegError
+
+
+@pytest.fixture(scope="module")
+def path_folder(tiny_folder, tmp_path_factory, picture, queries):
+    """The tiny checkpoint with path mode, its rows spread so that queries write different paths. Read-only."""
+    system = NativeSystem.from_pretrained(tiny_folder, "cpu")
+    model, processor = system.model, system.processor
+    add_paths(model, processor, PathCodec(grid=6, box_bins=32, curves=True), 24)
+    first = model.config.paths["first"]
+    rows = model.vlm.get_input_embeddings().weight.data
+    for seed in range(100):
+        noise = torch.Generator().manual_seed(seed)
+        rows[first:] = torch.randn(rows[first:].shape, generator=noise) * 0.05 * rows[:first].std()
+        answers = system.segment(picture(), queries, presence_threshold=0, mode="path")
+        paths = {answer.segments[0].path for answer in answers if answer.segments}
+        if len(paths) == len(queries) and max(answer.mask.mean() for answer in answers) > 0.05:
+            break
+    folder = tmp_path_factory.mktemp("paths")
+    with quiet_loading():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(path_folder):
+    """A Segmenter of that checkpoint."""
+    return Segmenter(path_folder, device="cpu")
+
+
+def test_the_path_is_the_mask(drawn, picture, queries):
+    result = drawn(picture(), queries, presence_threshold=0, mode="path")
+    assert [answer.text for answer in result] == queries
+    found = [answer for answer in result if answer.status == "found"]
+    assert len(found) == len(queries)
+    assert len({answer.segments[0].path for answer in found}) == len(found)
+    shares = [answer.mask.mean() for answer in found]
+    assert any(0.05 <= share <= 0.95 for share in shares), shares
+    for answer in found:
+        (segment,) = answer.segments
+        assert path_to_rle(segment.path, (120, 160)) == segment.rle
+        assert segment.area == codec.area(segment.rle) > 0
+        assert segment.bbox == codec.bbox(segment.rle)
+    assert "path: the likeliest tokens" in result.protocol
+    masks = drawn(picture(), queries, presence_threshold=0)
+    assert [a.score for a in masks] == pytest.approx([a.score for a in result], abs=1e-6)
+    assert all(a.segments[0].path != b.segments[0].path for a, b in zip(masks, found, strict=True))
+
+
+def test_packed_equals_one_by_one_and_batches(drawn, picture, queries):
+    rows = [queries, queries[1:3]]
+    both = drawn([picture(0), picture(1)], rows, presence_threshold=0, mode="path")
+    for number, row in enumerate(rows):
+        for k, text in enumerate(row):
+            (alone,) = drawn(picture(number), text, presence_threshold=0, mode="path")
+            packed = both[number][k]
+            assert [(s.rle, s.path) for s in alone.segments] == [(s.rle, s.path) for s in packed.segments]
+
+
+def test_who_is_absent_writes_nothing(drawn, picture, queries, monkeypatch):
+    result = drawn(picture(), queries, mode="path")
+    status = {answer.status for answer in drawn(picture(), queries)}
+    assert status == {"found", "absent"}
+    for answer, mask in zip(result, drawn(picture(), queries), strict=True):
+        assert (answer.status == "absent") == (mask.status == "absent")
+        assert bool(answer.segments) == (answer.status == "found")
+    steps = []
+    inner = drawn.system.model.vlm.model.forward
+    monkeypatch.setattr(drawn.system.model.vlm.model, "forward", lambda **k: steps.append(1) or inner(**k))
+    assert {a.status for a in drawn(picture(), queries, presence_threshold=1, mode="path")} == {"absent"}
+    assert len(steps) == 1, "only the packed row itself was read"
+
+
+def test_streams(drawn, picture, queries):
+    whole = drawn(picture(), queries, presence_threshold=0, mode="path")
+    parts = list(drawn.stream(picture(), queries, 0))
+    last = {part.index: part for part in parts}
+    assert [part.done for part in last.values()] == [True] * len(queries)
+    assert sum(part.done for part in parts) == len(queries)
+    assert [last[k].answer for k in range(len(queries))] == whole.answers
+    drawn_at = [list(drawn.stream(picture(), queries, 0, temperature=1.5, seed=seed)) for seed in (1, 1, 2)]
+    assert drawn_at[0] == drawn_at[1] != drawn_at[2]
+    assert any(not part.done for parts in drawn_at for part in parts), "some path has several rings"
+    early = list(drawn.stream(picture(), queries, 0, max_tokens=6))
+    assert all(part.answer.segments[0].path.count("M") == 1 for part in early if part.answer.segments)
+    absent = list(drawn.stream(picture(), queries, 1))
+    assert [part.answer.status for part in absent] == ["absent"] * len(queries)
+
+
+def test_a_query_that_is_too_long_fails_alone(drawn, picture, queries):
+    texts = [queries[0], "dog " * 100, queries[1]]
+    result = drawn(picture(), texts, presence_threshold=0, mode="path")
+    assert "too long" in result[1].reason
+    assert (result[0].segments, result[2].segments) == tuple(
+        a.segments for a in drawn(picture(), queries[:2], presence_threshold=0, mode="path")
+    )
+
+
+def test_a_path_without_a_pixel_fails(drawn, picture, monkeypatch):
+    monkeypatch.setattr("vlseg.models.grammar.PathGrammar.masked", empty_path)
+    answer = drawn(picture(), "the red dog", presence_threshold=0, mode="path")[0]
+    assert (answer.status, answer.segments) == ("failed", [])
+    assert "encloses no pixel" in answer.reason
+
+
+def empty_path(self, logits, state, left=None):
+    """Nothing but the end of the path."""
+    out = torch.full_like(logits, float("-inf"))
+    out[..., self.vocabulary.first["end"]] = 0.0
+    return out
+
+
+def test_old_checkpoints_have_no_path_mode(segmenter, picture):
+    assert segmenter.system.model.config.paths == {}
+    assert segmenter.system.modes == ("mask",)
+    with pytest.raises(VLSegError, match="has no path mode"):
+        segmenter(picture(), "red", mode="path")
+    with pytest.raises(VLSegError, match="has no path mode"):
+        segmenter.stream(picture(), "red")
+
+
+def test_reloaded_checkpoints_keep_it(drawn, path_folder):
+    assert isinstance(drawn.system, PathSystem)
+    assert drawn.system.modes == ("mask", "path")
+    paths = drawn.system.model.config.paths
+    first = drawn.system.processor.tokenizer.convert_tokens_to_ids("<path_end>")
+    assert paths == {"grid": 6, "box_bins": 32, "joint": True, "curves": True, "first": first, "max_tokens": 24}
+
+
+@pytest.mark.parametrize("typed", ["<ring>", "the <xy_3_5> dog", "<path_end>", "<box_3><box_4>"])
+def test_typed_text_is_no_path_token(drawn, typed):
+    ids = drawn.system.processor.query_ids(typed)
+    assert max(ids) < drawn.system.model.config.paths["first"]
+    assert len(ids) > len(drawn.system.processor.query_ids("the dog"))
+
+
+def test_the_command_line(path_folder, picture, tmp_path, capsys):
+    picture().save(tmp_path / "a.png")
+    call = [
+        "segment",
+        str(tmp_path / "a.png"),
+        "the red dog",
+        "blue cat",
+        "--model",
+        str(path_folder),
+        "--presence-threshold",
+        "0",
+    ]
+    out = tmp_path / "out"
+    assert main([*call, "--mode", "path", "--out", str(out), "--device", "cpu"]) in (0, 1)
+    told = json.loads((out / "a.json").read_text())
+    assert "path: the likeliest tokens" in told["protocol"]
+    for answer in told["answers"]:
+        for segment in answer["segments"]:
+            assert path_to_rle(segment["path"], (120, 160)) == segment["rle"]
+            assert np.isfinite(segment["score"])
+    capsys.readouterr()
