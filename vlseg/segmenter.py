@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vlseg.data.images import MAX_PIXELS, open_image
-from vlseg.systems.base import System, check_queries, check_thresholds
+from vlseg.systems.base import PartialAnswer, PathSystem, System, check_queries, check_thresholds
 from vlseg.systems.registry import load_system
 from vlseg.types import Answer, Mode, Result, VLSegError
 
@@ -32,6 +32,8 @@ class Segmenter:
         dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, bfloat16 on a GPU.
         max_pixels: larger images are refused.
         keep_picture: results hold their picture, so that `Result.overlay` works.
+        tile: side in pixels of the tiles in which larger images are looked at, in bounded memory; None: no tiles.
+        tile_scope: what tiles may add to the view of the whole; see `vlseg.systems.tiling.TiledSystem`.
 
     Raises VLSegError, in one line, for a model that is unknown, missing or broken, and a device that is not there.
     """
@@ -44,9 +46,15 @@ class Segmenter:
         *,
         max_pixels: int = MAX_PIXELS,
         keep_picture: bool = True,
+        tile: int | None = None,
+        tile_scope: str = "whole",
     ):
         ready = model is not None and not isinstance(model, str | Path)
         self.system: System = model if ready else load_system(model, device, dtype)  # type: ignore[assignment,arg-type]
+        if tile is not None:
+            from vlseg.systems.tiling import TiledSystem
+
+            self.system = TiledSystem(self.system, tile, tile_scope)
         self.max_pixels, self.keep_picture = max_pixels, keep_picture
 
     @property
@@ -90,7 +98,8 @@ class Segmenter:
         image: path, URL, PIL image, ``(H, W, 3) uint8`` array, or a list (tuple) of these. queries: one text or a list
         of texts; for a list of images a list of such lists, or one list that is asked of every image.
         presence_threshold: score in 0..1 from which on a query counts as found; default: the model's own.
-        mask_threshold: probability above which a pixel is foreground. mode: "mask", or "path" where the model has one.
+        mask_threshold: probability above which a pixel is foreground. mode: "mask", or "path" where the model has one:
+        it writes a path, and the mask is its exact raster.
 
         Returns one `Result`, or a list of them. `seconds` leaves out the reading of files; in a batch it is the share
         of an image. Raises VLSegError for an image that cannot be read, an empty query, a threshold out of range, and
@@ -100,20 +109,51 @@ class Segmenter:
         many = isinstance(image, list | tuple)
         rows = self._rows(image, queries) if many else [check_queries(queries)]
         opened = [open_image(source, self.max_pixels) for source in (image if many else [image])]
+        extra: dict[str, Any] = {} if mode == "mask" else {"mode": mode}  # systems without paths know no mode
         start = time.perf_counter()
         answers = self.system.segment_batch(
             [picture for picture, _ in opened],
             rows,
             presence_threshold=presence_threshold,
             mask_threshold=mask_threshold,
+            **extra,
         )
         seconds = (time.perf_counter() - start) / max(len(opened), 1)
-        protocol = self.protocol(presence_threshold, mask_threshold)
+        protocol = self.protocol(presence_threshold, mask_threshold, mode)
         results = [
             self._result(picture, name, row, protocol, seconds)
             for (picture, name), row in zip(opened, answers, strict=True)
         ]
         return results if many else results[0]
+
+    def stream(
+        self,
+        image: Picture,
+        queries: str | Sequence[str],
+        presence_threshold: float | None = None,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+    ) -> Iterator[PartialAnswer]:
+        """Answers in path mode as they come: one at every ring that the model has written, the last of a query `done`.
+
+        temperature: 0 writes the likeliest path, else one is drawn; the same seed draws the same one. max_tokens: of a
+        path; default: the model's own limit. Raises VLSegError, at once, as a call does.
+        """
+        self.check(presence_threshold, 0.5, "path")
+        texts = check_queries(queries)
+        picture, _ = open_image(image, self.max_pixels)
+        if not isinstance(self.system, PathSystem):
+            raise VLSegError(f"{self.name} gives its paths only when they are whole: call it with mode='path'")
+        return self.system.stream(
+            picture,
+            texts,
+            presence_threshold=presence_threshold,
+            temperature=temperature,
+            seed=seed,
+            max_tokens=max_tokens,
+        )
 
     def check(
         self, presence_threshold: float | None, mask_threshold: float, mode: str = "mask", refine: str = "none"
@@ -129,10 +169,12 @@ class Segmenter:
         if refine != "none":
             raise VLSegError(f"{self.name} has no refiner {refine!r}; use --refine none")
 
-    def protocol(self, presence_threshold: float | None = None, mask_threshold: float = 0.5) -> str:
+    def protocol(
+        self, presence_threshold: float | None = None, mask_threshold: float = 0.5, mode: Mode = "mask"
+    ) -> str:
         """How answers come about, in one line; part of every `Result`."""
         threshold = self.system.presence_threshold if presence_threshold is None else presence_threshold
-        return protocol_line(self.system.protocol, threshold, mask_threshold)
+        return protocol_line(self.system.protocol, threshold, mask_threshold, mode)
 
     def _rows(self, images: Sequence[Any], queries: Any) -> list[list[str]]:
         if isinstance(queries, str) or (queries and all(isinstance(q, str) for q in queries)):
@@ -146,7 +188,9 @@ class Segmenter:
         return Result(name, (picture.height, picture.width), self.name, answers, protocol, seconds, kept)
 
 
-def protocol_line(how: str, presence_threshold: float, mask_threshold: float) -> str:
+def protocol_line(how: str, presence_threshold: float, mask_threshold: float, mode: Mode = "mask") -> str:
     """The `protocol` of a `Result`. how: that of the `System`."""
+    if mode == "path":
+        return f"{how}; found: score >= {presence_threshold:g}; path: the likeliest tokens, mask: its even-odd raster"
     level = math.log(mask_threshold / (1 - mask_threshold))
     return f"{how}; found: score >= {presence_threshold:g}; mask: p > {mask_threshold:g} (logit > {level:.4g})"

@@ -27,6 +27,8 @@ class VLSegConfig(PretrainedConfig):
             picture is resized, and whether families that can see tiles of it, too.
         query: `{"suffix": str, "max_tokens": int}`: text behind the user's words; longest query in tokens.
         presence: `{"threshold": p, "scale": a, "bias": b}`; score = sigmoid(a (logit[SEG] - logit[REJ]) + b).
+        paths: `{"grid": int, "box_bins": int, "joint": bool, "curves": bool, "max_tokens": int, "first": id}`: the
+            codec of path mode, the longest path, the id of the first path token (see `models/path_head.py`); {}: none.
         card: facts about the training that `save_pretrained` writes into the model card.
     """
 
@@ -60,6 +62,7 @@ class VLSegConfig(PretrainedConfig):
         image: dict[str, Any] | None = None,
         query: dict[str, Any] | None = None,
         presence: dict[str, float] | None = None,
+        paths: dict[str, Any] | None = None,
         card: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -77,6 +80,7 @@ class VLSegConfig(PretrainedConfig):
         self.image = {**standard, **(image or {})}
         self.query = {"suffix": ":", "max_tokens": 64, **(query or {})}
         self.presence = {"threshold": 0.5, "scale": 1.0, "bias": 0.0, **(presence or {})}
+        self.paths = dict(paths or {})
         self.card = dict(card or {})
         super().__init__(**kwargs)
 

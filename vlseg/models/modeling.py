@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, DynamicCache, PreTrainedModel
 
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.families import ImageTokens, family_of
+from vlseg.models.grammar import PathGrammar, path_grammar
 from vlseg.models.heads import build_mask_head
 from vlseg.models.heads.fusion import Fused
 from vlseg.models.heads.slots import Slots
 from vlseg.models.hub import push, write_card
 from vlseg.models.mask_head import MaskHead
-from vlseg.models.packing import additive_mask, visibility
+from vlseg.models.packing import PADDING, additive_mask, visibility
 from vlseg.models.pixel_decoder import FourierPosition, PixelDecoder, PixelFeatures
 from vlseg.models.pixel_encoder import build_pixel_encoder
 from vlseg.models.precision import QUANTISED, quantisation, settle
@@ -49,6 +50,8 @@ class VLSegOutput:
     slots: masks and scores of an answer's segments where `head.slots` > 1, whose union `mask_logits` is; or None.
     query_state (B, K, D), levels (B, D, h, w) coarse to fine, fused: what the head began with; the target-aware loss
         looks at them.
+    path_logits: (n, V) float32, one row for each of the n places of the row where `path_targets` is not -1, in its
+        order: logits of the path tokens, -inf where the grammar allows none; or None.
     """
 
     mask_logits: torch.Tensor
@@ -65,6 +68,7 @@ class VLSegOutput:
     query_state: torch.Tensor | None = None
     levels: list[torch.Tensor] = field(default_factory=list)
     fused: Fused | None = None
+    path_logits: torch.Tensor | None = None
 
 
 class VLSegModel(PreTrainedModel):
@@ -156,6 +160,34 @@ class VLSegModel(PreTrainedModel):
         pixels = self.pixel_decoder(pixel_values, self.pixel_encoder(pixel_values, maps))
         return ImageFeatures(tokens, self.mask_head.prepare(pixels), token_nouns)
 
+    def read_row(
+        self,
+        image: ImageFeatures,
+        query_ids: torch.Tensor,
+        query_owner: torch.Tensor,
+        query_offset: torch.Tensor,
+        path: torch.Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> torch.Tensor:
+        """Run the language model on [image][query 1]..[query K]; returns (B, S, hidden), the states of the queries.
+
+        path: (B, S) bool, places that belong to a query's path: causal in every family. cache: filled with the row.
+        """
+        batch, prefix = query_ids.shape[0], self.family.prefix(image.tokens)
+        p = len(prefix.ids)
+        owner = torch.cat([query_owner.new_zeros(batch, p), query_owner], 1)
+        blocks = self.family.block(p, query_owner if path is None else query_owner.masked_fill(path, PADDING))
+        visible = visibility(owner, blocks)
+        states = self.vlm.model(
+            input_ids=torch.cat([prefix.ids.to(query_ids.device).expand(batch, -1), query_ids], 1),
+            attention_mask=additive_mask(visible, self.attention_dtype(query_ids.device)),
+            position_ids=self.family.positions(prefix, query_offset),
+            mm_encoder_outputs=self.family.encoder_outputs(image.tokens),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return states[:, p:]
+
     def read_queries(
         self,
         image: ImageFeatures,
@@ -164,22 +196,24 @@ class VLSegModel(PreTrainedModel):
         query_offset: torch.Tensor,
         query_answers: torch.Tensor,
     ) -> torch.Tensor:
-        """Run the language model on [image][query 1]..[query K]; returns (B, K, hidden) the answering states."""
-        batch, prefix = query_ids.shape[0], self.family.prefix(image.tokens)
-        p = len(prefix.ids)
-        owner = torch.cat([query_owner.new_zeros(batch, p), query_owner], 1)
-        visible = visibility(owner, self.family.block(p, query_owner))
-        device = query_ids.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
-        states = self.vlm.model(
-            input_ids=torch.cat([prefix.ids.to(query_ids.device).expand(batch, -1), query_ids], 1),
-            attention_mask=additive_mask(visible, dtype),
-            position_ids=self.family.positions(prefix, query_offset),
-            mm_encoder_outputs=self.family.encoder_outputs(image.tokens),
-            use_cache=False,
-        ).last_hidden_state
-        index = (query_answers + p)[..., None].expand(-1, -1, states.shape[-1])
-        return states.gather(1, index)
+        """`read_row`'s states that answer, (B, K, hidden)."""
+        return answering(self.read_row(image, query_ids, query_owner, query_offset), query_answers)
+
+    def attention_dtype(self, device: torch.device) -> torch.dtype:
+        """The number type that an additive attention mask must have."""
+        autocast = torch.is_autocast_enabled(device.type)
+        return torch.get_autocast_dtype(device.type) if autocast else self.dtype
+
+    def path_token_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden) to (..., V) float32: logits of the path tokens alone, whatever the grammar allows."""
+        grammar, first = self.path_grammar, self.config.paths["first"]
+        return self.family.token_logits(self.vlm, states, slice(first, first + len(grammar)))
+
+    @property
+    def path_grammar(self) -> PathGrammar:
+        """The grammar of the path tokens of a model with path mode."""
+        paths = self.config.paths
+        return path_grammar(paths["grid"], paths["box_bins"], paths["joint"], paths["curves"])
 
     def forward(
         self,
@@ -190,23 +224,32 @@ class VLSegModel(PreTrainedModel):
         query_valid: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: ImageFeatures | None = None,
+        path_targets: torch.Tensor | None = None,
+        path_states: torch.Tensor | None = None,
+        cache: DynamicCache | None = None,
         return_dict: bool = True,
     ) -> VLSegOutput:
         """One pass for B images and their packed queries (see `Packed` for the query tensors).
 
         Give either pixel_values (B, 3, H, W) or the image_features of an earlier `encode_image`. Slots of `query_valid`
-        that are False hold no query; their outputs mean nothing.
+        that are False hold no query; their outputs mean nothing. cache: gets the keys and values of the row, for paths
+        to be written behind it (`models/path_decoding.py`).
         """
         del query_valid, return_dict  # part of a batch; nothing here depends on them
         if (pixel_values is None) == (image_features is None):
             raise ValueError("give either pixel_values or image_features")
         image = self.encode_image(pixel_values) if image_features is None else image_features  # type: ignore[arg-type]
-        states = self.read_queries(image, query_ids, query_owner, query_offset, query_answers)
+        path = None if path_targets is None else path_targets >= 0
+        row = self.read_row(image, query_ids, query_owner, query_offset, path, cache)
+        states = answering(row, query_answers)
         token_logits = self.family.token_logits(self.vlm, states)
         masks = self.mask_head(states, image.pixels)
         evidence = token_logits[..., self.config.seg_token_id] - token_logits[..., self.config.rej_token_id]
         if masks.presence is not None:
             evidence = evidence + masks.presence
+        path_logits = None
+        if path is not None and path_states is not None:
+            path_logits = self.path_grammar.masked(self.path_token_logits(row[path]), path_states[path])
         return VLSegOutput(
             mask_logits=masks.logits,
             coarse_logits=masks.coarse,
@@ -222,4 +265,10 @@ class VLSegModel(PreTrainedModel):
             query_state=masks.entered,
             levels=image.pixels.levels,
             fused=masks.fused,
+            path_logits=path_logits,
         )
+
+
+def answering(states: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Of states (B, S, hidden) those at answers (B, K), (B, K, hidden)."""
+    return states.gather(1, answers[..., None].expand(-1, -1, states.shape[-1]))

@@ -22,6 +22,8 @@ class Packed:
 
     ids: (B, S) int64 token ids. owner: (B, S) int64, 1..K or -1. offset: (B, S) int64, place within the own query.
     answers: (B, K) int64, index into S of the state that predicts [SEG] or [REJ]. valid: (B, K) bool.
+    path_targets, path_states: (B, S) int64, where queries go on with their paths (`models/path_head.py`): the path
+    token that a place predicts, -1 where it predicts none, and the state of the grammar there. None: no query does.
     """
 
     ids: torch.Tensor
@@ -29,16 +31,21 @@ class Packed:
     offset: torch.Tensor
     answers: torch.Tensor
     valid: torch.Tensor
+    path_targets: torch.Tensor | None = None
+    path_states: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As keyword arguments of `VLSegModel.forward`."""
-        return {
+        named = {
             "query_ids": self.ids,
             "query_owner": self.owner,
             "query_offset": self.offset,
             "query_answers": self.answers,
             "query_valid": self.valid,
         }
+        if self.path_targets is not None and self.path_states is not None:
+            named |= {"path_targets": self.path_targets, "path_states": self.path_states}
+        return named
 
 
 def pack_queries(rows: Sequence[Sequence[Sequence[int]]], pad_id: int, queries: int | None = None) -> Packed:

@@ -86,7 +86,11 @@ class VLSegProcessor:
         self.suffix_ids: list[int] = tokenizer(self.query["suffix"], add_special_tokens=False)["input_ids"]
         if not self.suffix_ids:
             raise VLSegError("query.suffix gives no token: the last token of a query is the state that answers")
-        added = tokenizer.added_tokens_decoder.items()
+        self.look_for_control_tokens()
+
+    def look_for_control_tokens(self) -> None:
+        """Note which tokens typed text must never give; to be called again where some were added."""
+        added = self.tokenizer.added_tokens_decoder.items()
         self.control = {number: token.content for number, token in added if len(token.content.strip()) > 1}
 
     @classmethod

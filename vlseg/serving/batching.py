@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -22,7 +23,7 @@ from vlseg.serving.feature_cache import FeatureCache
 from vlseg.serving.metrics import EngineMetrics
 from vlseg.serving.settings import ServerSettings
 from vlseg.systems.base import EncodedImage, Encoder
-from vlseg.types import Answer, VLSegError
+from vlseg.types import Answer, Mode, VLSegError
 
 log = logging.getLogger("vlseg.serving")
 
@@ -49,13 +50,14 @@ class Job:
     presence_threshold: float | None
     mask_threshold: float
     deadline: float
+    mode: Mode = "mask"
     submitted: float = field(default_factory=time.monotonic)
     reply: Future[Reply] = field(default_factory=Future)
 
     @property
-    def settings(self) -> tuple[float | None, float]:
+    def settings(self) -> tuple[float | None, float, Mode]:
         """What must agree for two jobs to share a call."""
-        return self.presence_threshold, self.mask_threshold
+        return self.presence_threshold, self.mask_threshold, self.mode
 
 
 class Engine:
@@ -144,7 +146,7 @@ class Engine:
             elif job.reply.set_running_or_notify_cancel():
                 self.metrics.waited.observe(now - job.submitted)
                 live.append(job)
-        groups: dict[tuple[float | None, float], list[Job]] = {}
+        groups: dict[tuple[float | None, float, Mode], list[Job]] = {}
         for job in live:
             groups.setdefault(job.settings, []).append(job)
         for group in groups.values():
@@ -170,12 +172,14 @@ class Engine:
         try:
             images, rows = self._rows(jobs)
             texts = [list(row) for row in rows.values()]
-            presence, mask = jobs[0].settings
+            presence, mask, mode = jobs[0].settings
+            extra: dict[str, Any] = {} if mode == "mask" else {"mode": mode}  # systems without paths know no mode
             given = self.system.segment_batch(
                 images,  # type: ignore[arg-type]  # an Encoder takes encoded images
                 texts,
                 presence_threshold=presence,
                 mask_threshold=mask,
+                **extra,
             )
         finally:
             self.busy_since = None

@@ -178,14 +178,16 @@ class Service:
             image = image or drawn
             assert image is not None
             end = ticket.entered + self.settings.deadline
-            return drawn, Job(key, image, item.queries, options.presence_threshold, options.mask_threshold, end)
+            return drawn, Job(
+                key, image, item.queries, options.presence_threshold, options.mask_threshold, end, options.mode
+            )
 
         drawn, job = await self._compute(prepare)
         engine.submit(job)
         reply = await asyncio.wrap_future(job.reply)
         for answer in reply.answers:
             self.metrics.answers.labels(engine.name, answer.status).inc()
-        protocol = engine.segmenter.protocol(options.presence_threshold, options.mask_threshold)
+        protocol = engine.segmenter.protocol(options.presence_threshold, options.mask_threshold, options.mode)
         size = reply.answers[0].size
         return Result(item.name, size, engine.name, reply.answers, protocol, reply.seconds, drawn)
 

@@ -113,9 +113,14 @@ class Family(ABC):
             return torch.cat([image, torch.zeros_like(owner)], 1)
         return None
 
-    def token_logits(self, vlm: Any, states: torch.Tensor) -> torch.Tensor:
-        """(..., hidden) to (..., vocabulary) float32, as the stock class computes them."""
-        return vlm.get_output_embeddings()(states).float()
+    def token_logits(self, vlm: Any, states: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """(..., hidden) to (..., vocabulary) float32, as the stock class computes them. rows: only those tokens."""
+        head = vlm.get_output_embeddings()
+        if rows is None:
+            return head(states).float()
+        if type(head) is not nn.Linear or hasattr(head.weight, "ds_id"):  # adapters, quantised or partitioned weights
+            return head(states)[..., rows].float()
+        return F.linear(states, head.weight[rows], None if head.bias is None else head.bias[rows]).float()
 
     # building from a checkpoint --------------------------------------------------------------------------------------
     def multiple(self) -> int | None:

@@ -24,9 +24,9 @@ class PaliGemmaFamily(SquareFamily):
         prefix = super().prefix(tokens)
         return Prefix(prefix.ids, prefix.positions + 1, prefix.start + 1)
 
-    def token_logits(self, vlm: Any, states: torch.Tensor) -> torch.Tensor:
+    def token_logits(self, vlm: Any, states: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
         """Gemma 2 caps its logits softly."""
-        logits = super().token_logits(vlm, states)
+        logits = super().token_logits(vlm, states, rows)
         cap = getattr(self.vlm.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
