@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,22 @@ def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with quiet_loading():
         return write_specimen("qwen2.5-vl", tmp_path_factory.mktemp("vlm"))
+
+
+@pytest.fixture(scope="session")
+def idle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vlseg checkpoint of a family that leaves a part of its tower idle."""
+    from many_runs import SMALL
+
+    from vlseg.models.build import from_vlm
+    from vlseg.models.specimens import write_specimen
+    from vlseg.systems.quiet import quiet_loading
+
+    folder = tmp_path_factory.mktemp("fastvlm")
+    with quiet_loading():
+        source = write_specimen("fastvlm", folder / "vlm")
+        model, processor = from_vlm(source, image={"area": 4096}, **copy.deepcopy(SMALL))
+        assert model.family.idle(model.vlm)
+        model.save_pretrained(folder / "vlseg")
+        processor.save_pretrained(folder / "vlseg")
+    return folder / "vlseg"

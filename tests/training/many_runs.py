@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import traceback
@@ -40,7 +42,7 @@ def recipe(name: str, out: Path, source: Path, data: Path, *changes: str) -> Any
              "optim.lr=1e-3", "export_dtype=float32", "steps=3"]  # fmt: skip
     if (source / "preprocessor_config.json").exists():  # not vlseg's own
         small.append(f"model.build={json.dumps(SMALL)}")
-    ranks = {"rank": 2, "alpha": 4, "start_rank": 3, "every": 1, "grow": 0.0}
+    ranks = {"rank": 2, "alpha": 4, "start_rank": 3, "every": 1, "grow": 0.0, "settle": 0.0}
     if name in ("lora", "qlora"):
         small += ["adapter.rank=2", "adapter.alpha=4", "adapter.dropout=0.1"]
     elif name == "adalora":
@@ -61,18 +63,24 @@ def fresh_state() -> None:
     AcceleratorState._reset_state(True)
 
 
-def stop_after(step: int) -> Callable[[], None]:
-    """From now on every run is interrupted after that step; calling the result ends it."""
+def watched(stop: int, told: dict[str, Any]) -> Callable[[], None]:
+    """From now on the first run is interrupted after step `stop`, and `told` hears how runs go; the result ends it."""
     from vlseg.training.loop import Trainer
 
     plain = Trainer.train_step
 
-    def step_then_stop(self: Any, batches: Any) -> Any:
-        if self.step == step - 1 and self.config.out.rpartition("/")[2] != "first":
+    def step(self: Any, batches: Any) -> Any:
+        if self.config.out.rpartition("/")[2] == "first":
+            return plain(self, batches)
+        begins = told.setdefault("begins", {})
+        begins.setdefault(str(id(self)), self.step)
+        if self.step == stop - 1 and len(begins) == 1:
             self.stop_signal = 15  # every rank hears it before the step, as from a launcher
-        return plain(self, batches)
+        record = plain(self, batches)
+        told.update(spread(self))
+        return record
 
-    Trainer.train_step = step_then_stop  # type: ignore[method-assign]
+    Trainer.train_step = step  # type: ignore[method-assign]
 
     def undo() -> None:
         Trainer.train_step = plain  # type: ignore[method-assign]
@@ -80,23 +88,65 @@ def stop_after(step: int) -> Callable[[], None]:
     return undo
 
 
-def train_in_two_goes(config: Any, stop: int) -> None:
-    """Interrupt a run after step `stop`, and let the same command finish it."""
+def spread(run: Any) -> dict[str, Any]:
+    """How a run is spread after a step: this rank's weights and moments of the optimizer, and those of all."""
+    from vlseg.training.distributed import sharded_parameters
+
+    mine, total = sharded_parameters(run.model)
+    optimizer = run.optimizer
+    while hasattr(optimizer, "optimizer"):  # inside the wrappers of Accelerate and DeepSpeed
+        optimizer = optimizer.optimizer
+    moments = [entry["exp_avg"] for entry in optimizer.state.values() if "exp_avg" in entry]
+    return {
+        "sharding": run.sharding,
+        "processes": run.accelerator.num_processes,
+        "weights": mine,
+        "all_weights": total,
+        "moments": sum(m.to_local().numel() if hasattr(m, "to_local") else m.numel() for m in moments),
+        "all_moments": sum(getattr(p, "ds_numel", p.numel()) for p in run.plain.parameters() if p.requires_grad),
+    }
+
+
+def train_in_two_goes(config: Any, stop: int) -> dict[str, Any]:
+    """Interrupt a run after step `stop`, and let the same command finish it.
+
+    Returns how it was spread (see `spread`), and as "begins" the step at which each go began.
+    """
     import copy
 
     from vlseg.training.loop import Stopped, train
 
-    undo = stop_after(stop)
+    told: dict[str, Any] = {}
+    undo = watched(stop, told)
     try:
+        with contextlib.suppress(Stopped):
+            train(copy.deepcopy(config))
+            raise AssertionError("the run was not interrupted")
+        fresh_state()
         train(copy.deepcopy(config))
-        raise AssertionError("the run was not interrupted")
-    except Stopped:
-        pass
     finally:
         undo()
         fresh_state()
-    train(copy.deepcopy(config))
-    fresh_state()
+    return {**told, "begins": list(told["begins"].values())}
+
+
+def in_two_goes(rank: int, jobs: list[list[Any]]) -> dict[str, Any]:
+    """Work of one rank: [recipe, out, source, data, changes] each of two steps, interrupted after the first.
+
+    Returns by name of `out` what `train_in_two_goes` does and the losses, or the words in which it was refused.
+    """
+    from vlseg.types import VLSegError
+
+    told: dict[str, Any] = {}
+    for name, out, source, data, changes in jobs:
+        config = recipe(name, Path(out), Path(source), Path(data), "steps=2", *changes)
+        try:
+            told[Path(out).name] = train_in_two_goes(config, stop=1)
+        except VLSegError as error:
+            told[Path(out).name] = {"refused": str(error)}
+            continue
+        told[Path(out).name]["losses"] = losses(Path(out)) if rank == 0 else None
+    return told
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -119,18 +169,49 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def in_ranks(work: Callable[[int, Any], Any], argument: Any, ranks: int, folder: Path) -> list[Any]:
-    """`work(rank, argument)` in new processes as torchrun would start them; their results (JSON) in order of rank."""
+def processes() -> Any:
+    """A multiprocessing context whose processes are forked from one that has imported torch and all else once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["many_runs", "vlseg.training.loop", "vlseg.segmenter", "vlseg.models.build"])
+    return context
+
+
+def in_ranks(
+    work: Callable[[int, Any], Any], argument: Any, ranks: int, folder: Path, launch: str = "cpu"
+) -> list[Any]:
+    """`work(rank, argument)` in new processes as torchrun would start them; their results (JSON) in order of rank.
+
+    launch: the shipped accelerate config whose settings they get. One process is a plain one.
+    """
     import torch.multiprocessing as mp
 
+    from vlseg.config import read_yaml
+    from vlseg.training.launch import variables
+
+    processes()
     folder.mkdir(parents=True, exist_ok=True)
-    mp.start_processes(_rank, (work, argument, ranks, free_port(), folder), nprocs=ranks, start_method="spawn")
+    settings = variables(read_yaml(CONFIGS / "accelerate" / f"{launch}.yaml"))
+    arguments = (work, argument, ranks, free_port(), folder, settings)
+    mp.start_processes(_rank, arguments, nprocs=ranks, start_method="forkserver")
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def _rank(rank: int, work: Callable[[int, Any], Any], argument: Any, ranks: int, port: int, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+def _rank(
+    rank: int,
+    work: Callable[[int, Any], Any],
+    argument: Any,
+    ranks: int,
+    port: int,
+    folder: Path,
+    settings: dict[str, str],
+) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", **settings)
     try:
         result = work(rank, argument)
     except BaseException:

@@ -234,6 +234,7 @@ def test_adapters_that_never_train_stop_the_run(sources, picture, queries):
         ({"whole": ["mask_haed"]}, "no part 'mask_haed'; it has .*mask_head"),
         ({"leave_out": ["vlm", "pixel"]}, "no linear layer of decoder, vision, pixel is left"),
         ({"kind": "adalora", "every": 99}, "leave no time to prune"),
+        ({"kind": "adalora", "every": 1, "grow": 0.0, "settle": 0.9}, "10 steps leave no time to prune"),
     ],
 )
 def test_what_cannot_be_adapted_is_said(sources, adapter, message):

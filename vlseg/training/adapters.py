@@ -78,7 +78,7 @@ def attach(model: VLSegModel, config: TrainConfig, new: Sequence[str] = (), roun
         "lora_alpha": section.alpha,
         "lora_dropout": section.dropout,
         "modules_to_save": whole,
-        "trainable_token_indices": token_rows(model) if section.tokens else None,
+        "trainable_token_indices": token_rows(model, config.paths.on) if section.tokens else None,
     }
     if rounded and section.dropout:
         raise VLSegError("adapter.dropout: must be 0 with qat, where adapters are added to the weights themselves")
@@ -100,7 +100,7 @@ def attach(model: VLSegModel, config: TrainConfig, new: Sequence[str] = (), roun
 def adalora_settings(section: AdapterSection, steps: int) -> dict[str, Any]:
     """The schedule of AdaLoRA for a run of so many optimizer steps. Raises VLSegError where it leaves no time."""
     first, last = round(section.grow * steps), round(section.settle * steps)
-    if first + last >= steps or steps - first - last < section.every:
+    if steps - first - last < max(1, section.every) or steps - last < 2:  # the last pruning needs a step to judge by
         raise VLSegError(
             f"adapter: {steps} steps leave no time to prune: adapter.grow takes {first}, adapter.settle {last}, "
             f"adapter.every is {section.every}; train longer or make these smaller"
@@ -116,15 +116,26 @@ def adalora_settings(section: AdapterSection, steps: int) -> dict[str, Any]:
     }
 
 
-def token_rows(model: VLSegModel) -> dict[str, list[int]]:
+def token_rows(model: VLSegModel, paths: bool = False) -> dict[str, list[int]]:
     """Whose rows of [SEG] and [REJ] are trained, as peft's `trainable_token_indices`, by full module name.
 
     The tokens are predicted, never fed, so what learns are the rows of the language model's head; a plain list would
     mean the embedding, which gets no gradient. Where both are one matrix, the head's rows stand for both.
+
+    paths: those of the path tokens, too, which are fed as well; raises VLSegError where both are one matrix, for then
+    the embedding would not see what the head has learned.
     """
     ids = [model.config.seg_token_id, model.config.rej_token_id]
     names = {id(module): name for name, module in model.named_modules()}
     embedding, head = model.vlm.get_input_embeddings(), model.vlm.get_output_embeddings()
+    if paths:
+        if embedding.weight is head.weight:
+            raise VLSegError(
+                "paths.on with adapters: this language model's embedding is its head, whose rows adapters cannot train "
+                "for both; train the model whole (adapter=none), or another one"
+            )
+        first = model.config.paths["first"]
+        ids += range(first, first + len(model.path_grammar))
     rows = {names[id(head)]: ids}
     if embedding.weight is not head.weight:
         rows[names[id(embedding)]] = ids

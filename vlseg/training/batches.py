@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -88,6 +88,7 @@ class SceneBatches(Dataset):
         if (least := min(s.images for s in stages)) < parts:
             raise VLSegError(f"stages: {least} images a step cannot be dealt to {parts} ranks and accumulated batches")
         self.world: SpriteWorld | None = None
+        self.paths: Callable[[Batch], Batch] | None = None  # puts paths behind the queries, where they are trained
 
     def __len__(self) -> int:
         return self.steps * self.parts
@@ -110,4 +111,5 @@ class SceneBatches(Dataset):
             self.world.scene(self.data.seed, 1024 * step + i, (height, width), self.data.queries)
             for i in share(stage.images, self.parts, part)
         ]
-        return collate_scenes(scenes, self.processor)
+        batch = collate_scenes(scenes, self.processor)
+        return batch if self.paths is None else self.paths(batch)

@@ -92,6 +92,7 @@ def begin(root: Path, step: int) -> Path:
 def finish(root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Put a checkpoint that has grown in its place, its state written last; drop all but the newest `keep`."""
     growing, target = partial(root, step), root / f"step-{step}"
+    state = {**state, "files": sizes(growing)}
     with open(growing / STATE, "wb") as file:
         torch.save(state, file)
         file.flush()
@@ -109,13 +110,25 @@ def partial(root: Path, step: int) -> Path:
     return root / f".step-{step}.partial"
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file in a folder but the state itself, by its path in it."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != STATE)
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
 def load_newest(root: Path, log: Any = print) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None. A broken one is named and passed over."""
     for folder in reversed(step_folders(root)):
         try:
-            return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # a cut or mixed-up file makes zip, pickle and torch fail in a dozen ways
             log(f"{folder}: cannot be read ({type(error).__name__}); falling back to the one before")
+            continue
+        there = sizes(folder)
+        broken = [name for name, size in state.pop("files", {}).items() if there.get(name) != size]
+        if not broken:
+            return state
+        log(f"{folder}: {broken[0]} is cut or missing; falling back to the one before")
     return None
 
 

@@ -150,6 +150,47 @@ class QatSection:
 
 
 @dataclass
+class PathSection:
+    """Path mode: the model also learns to write masks as paths of tokens (`vlseg/models/path_head.py`).
+
+    grid, box_bins, joint, curves: of the codec (`vlseg/masks/path_codec.py`). max_tokens: of the longest path, in
+    training and after it. price: IoU that one more token of a target must bring. effort: of the search for targets.
+    A checkpoint that has path mode already keeps its codec, and goes on learning it only where this is on.
+    """
+
+    on: bool = False
+    grid: int = 64
+    box_bins: int = 1024
+    joint: bool = True
+    curves: bool = False
+    max_tokens: int = 128
+    price: float = 1e-3
+    effort: Literal["fast", "thorough"] = "fast"
+
+
+@dataclass
+class ClosedSection:
+    """A network for a closed set of classes instead of the native model; see `vlseg/systems/closed_net.py`.
+
+    architecture: unet, unet++, deeplabv3+, fpn, segformer, dpt, deeplabv3, fcn or segnet; null: the native model.
+    encoder: by its name in segmentation-models-pytorch, "tu-..." any of timm; for torchvision the builder; null: the
+    usual one. weights: of the encoder, as its library calls them ("imagenet"); null: random. classes: their names, the
+    background's first, where there is one; empty: "background" and every query of the training data. image: entries of
+    `ClosedNet.image`, such as area and multiple. options: further ones of the network's class.
+    cross_entropy, dice: weights of the losses.
+    """
+
+    architecture: str | None = field(default=None, metadata={"main": True})
+    encoder: str | None = None
+    weights: str | None = None
+    classes: list[str] = field(default_factory=list)
+    image: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+
+
+@dataclass
 class OptimSection:
     """AdamW and its schedule.
 
@@ -179,7 +220,8 @@ class LossSection:
 
     target_form: "ours", the contrast of every query with the regions of its image (`target`) and the activation inside
     distractors (`stray`); "talent", the published form (`affinity`, `sentence`, with its weights); or "none".
-    slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1.
+    slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1. path: tokens of the paths,
+    where the run trains them (`paths`).
     """
 
     bce: float = 2.0
@@ -192,6 +234,7 @@ class LossSection:
     affinity: float = 0.1
     sentence: float = 0.01
     slots: float = 1.0
+    path: float = 1.0
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0
@@ -243,4 +286,6 @@ class TrainConfig:
     loss: LossSection = field(default_factory=LossSection)
     adapter: AdapterSection = field(default_factory=AdapterSection)
     qat: QatSection = field(default_factory=QatSection)
+    paths: PathSection = field(default_factory=PathSection)
+    closed: ClosedSection = field(default_factory=ClosedSection)
     first: dict[str, Any] = field(default_factory=dict)

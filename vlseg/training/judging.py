@@ -14,6 +14,7 @@ from vlseg.models.modeling import VLSegModel
 from vlseg.systems.native import NativeSystem
 from vlseg.training import validation
 from vlseg.training.merge import merged_state, shell
+from vlseg.training.outcome import export
 from vlseg.training.samples import SampleBatches
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def judge(run: Trainer, score: bool, draw: bool) -> None:
             if sheet is not None:
                 run.journal.picture("grids", sheet, run.step)
     if run.accelerator.reduce(better, "sum") > 0:
-        run.export("best")
+        export(run, "best")
     run.accelerator.wait_for_everyone()
 
 

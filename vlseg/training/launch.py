@@ -94,8 +94,12 @@ def run_rank(config: TrainConfig) -> int:
     with quiet_loading():
         from vlseg.training import loop
 
+        train = loop.train
+        if config.closed.architecture:
+            from vlseg.training.closed import train
+
     try:
-        loop.train(config)
+        train(config)
     except loop.Stopped:
         return INTERRUPTED
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,8 +18,7 @@ from torch.utils.data import DataLoader
 
 from vlseg.config import dump_yaml
 from vlseg.models.cpu_speed import prefer_float32_depthwise
-from vlseg.models.packing import PADDING
-from vlseg.training import merge, qat, state
+from vlseg.training import qat, state
 from vlseg.training.adapters import GradientWatch, attach
 from vlseg.training.batches import Batch
 from vlseg.training.chain import first_run
@@ -29,13 +27,14 @@ from vlseg.training.config import TrainConfig
 from vlseg.training.distributed import Engine, layer_classes, make_accelerator
 from vlseg.training.journal import Journal, summarised
 from vlseg.training.judging import judge
-from vlseg.training.objective import loss_sums
 from vlseg.training.optimizer import build_optimizer
+from vlseg.training.outcome import finish
+from vlseg.training.paths import PathTargets
 from vlseg.training.phrases import phrases
 from vlseg.training.samples import SampleBatches
-from vlseg.training.schedule import rate
 from vlseg.training.sources import describe, open_feed, open_part
 from vlseg.training.start import build_model
+from vlseg.training.step import optimizer_step
 from vlseg.training.warmup import warm_up
 from vlseg.types import VLSegError
 
@@ -57,10 +56,14 @@ class Trainer:
         start = build_model(config, self.accelerator.device, self.main, self.accelerator.wait_for_everyone)
         self.core, self.processor = start.model, start.processor
         self.feed = open_feed(config, self.processor, self.accelerator.num_processes * config.optim.accumulate)
+        if config.paths.on:
+            price, effort = config.paths.price, config.paths.effort
+            self.feed.paths = PathTargets(self.core.config, self.processor.pad_id, price, effort)
         config.steps = self.feed.steps
         self.val = open_part(config.data, config.data.val, config.data.val_split) if config.data.val else None
         self.rounded = qat.prepare(self.core, config.qat) if config.qat.kind != "none" else []
         self.adapted = config.adapter.kind != "none"
+        torch.manual_seed(config.seed)  # of the adapters' first weights, whatever was drawn before
         self.plain: nn.Module = attach(self.core, config, start.new, self.rounded) if self.adapted else self.core
         self.prepare_model()
         optimizer = build_optimizer(self.plain, config.optim)
@@ -93,14 +96,16 @@ class Trainer:
     def prepare_model(self) -> None:
         """Memory layout, recomputed activations and compiled blocks."""
         config = self.config
-        if self.accelerator.device.type == "cpu":
+        if self.accelerator.device.type == "cpu" and self.sharding == "none":
+            # FSDP2 hands layers their weights in bfloat16, and refuses those that are not contiguous.
             if config.model.base == "float32":
                 prefer_float32_depthwise(self.plain)
-            if self.sharding == "none":  # FSDP2 refuses weights that are not contiguous
-                for kernel in (p for p in self.plain.parameters() if p.ndim == 4):
-                    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+            for kernel in (p for p in self.plain.parameters() if p.ndim == 4):
+                kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
         if config.model.checkpointing:
-            self.core.vlm.gradient_checkpointing_enable({"use_reentrant": False})
+            vlm = self.core.vlm  # newer versions of transformers have the first name
+            enable = getattr(vlm, "activation_checkpointing_enable", None) or vlm.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
             recompute: Any = getattr(self.core.pixel_encoder.trunk, "set_grad_checkpointing", None)
             if recompute is not None:  # a tower of timm
                 recompute(True)
@@ -123,34 +128,6 @@ class Trainer:
             append_line(self.out / "warmup.jsonl", record)
             self.journal.say(" ".join(f"{k}={v}" for k, v in record.items()))
 
-    # what it leaves ---------------------------------------------------------------------------------------------------
-    def export(self, name: str) -> None:
-        """Write the averaged weights as the folder `name`, whole or not at all.
-
-        It is a checkpoint that `Segmenter` loads, in `config.export_dtype`. With adapters they are merged in it, and
-        lie in its `adapter/` as a PEFT folder; of the best weights during such a run the adapter alone is kept.
-        """
-        with self.ema.applied():
-            packed = merge.adapter_state(self.plain) if self.adapted else None
-            weights = merge.merged_state(self.plain) if name == "final" or packed is None else None
-        if not self.main:
-            return
-        if name == "final" and self.presence:
-            self.core.config.presence = self.presence
-        partial = self.out / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            if weights is not None:
-                dtype = getattr(torch, self.config.export_dtype)
-                merge.save_merged(self.plain, weights, self.processor, partial, dtype, self.out / name)
-            if packed is not None:
-                merge.save_adapter(self.plain, packed, partial / "adapter")
-            shutil.rmtree(self.out / name, ignore_errors=True)
-            os.replace(partial, self.out / name)
-        except OSError as error:
-            reason = error.strerror or error
-            raise VLSegError(f"{self.out / name}: cannot be written ({reason}); the checkpoints are whole") from error
-
     # data ------------------------------------------------------------------------------------------------------------
     def batches(self) -> Iterator[Batch]:
         """This rank's batches from the current step on: batch i of rank r is part i x ranks + r of its step."""
@@ -164,79 +141,8 @@ class Trainer:
 
     # the loop --------------------------------------------------------------------------------------------------------
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step. Every loss is a sum divided by the queries of all ranks and accumulated batches."""
-        config, accelerator, engine = self.config, self.accelerator, self.engine
-        # Chance (dropout) is a function of step and rank, so that a resumed run meets the same.
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 4096 + accelerator.process_index)
-        self.core.set_progress(self.step / config.steps)
-        factor = rate(self.step, config.steps, config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * factor
-        count, padding = self.count(batches)
-        sums: dict[str, torch.Tensor] = {}
-        for i, batch in enumerate(batches):
-            batch = batch.to(accelerator.device)
-            pixels = self.processor.normalise(batch.pixels)
-            last = i == len(batches) - 1
-            with engine.part(last):
-                with engine.autocast():
-                    output = self.model(pixel_values=pixels, **batch.packed.tensors())
-                losses = loss_sums(output, batch, self.core.config, self.losses)
-                if self.phrases is not None:
-                    queries = batch.packed.valid.sum()
-                    losses["word_noun"] = self.losses.word_noun * queries * self.phrases.loss(self.core)
-                # ranks' gradients are averaged, so the sum over ranks needs their number back
-                total = sum(losses.values()) * (accelerator.num_processes / count)
-                if last and self.ranks:
-                    total = total + self.ranks.orthogonality()
-                engine.backward(total, last)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-
-        def check(norm: torch.Tensor) -> None:
-            if not torch.isfinite(norm):
-                self.save_batch(batches)
-                where = self.out / "bad-batch.pt"
-                raise VLSegError(f"step {self.step}: the gradient is not finite; the batch is in {where}")
-
-        norm = engine.step(check, self.watch.look if self.watch else lambda: None)
-        # what is logged is the loss of the whole step, not this rank's share of it
-        totals = accelerator.reduce(torch.stack(list(sums.values())), "sum") / count
-        record = dict(zip(sums, totals.tolist(), strict=True))
-        self.step += 1
-        if self.ranks:
-            self.ranks.step(self.step)
-        engine.clear()
-        self.ema.update()
-        self.seen += int(count)
-        return {
-            **record,
-            "loss": sum(record.values()),
-            "grad_norm": norm,
-            "lr": config.optim.lr * factor,
-            "padding": padding,
-        }
-
-    def count(self, batches: list[Batch]) -> tuple[float, float]:
-        """Queries of the step over all ranks, and the share of padding in their rows; sees whether to stop."""
-        owners = [batch.packed.owner for batch in batches]
-        mine = [
-            sum(batch.packed.valid.sum().item() for batch in batches),
-            sum((owner == PADDING).sum().item() for owner in owners),
-            sum(owner.numel() for owner in owners),
-            float(self.stop_signal is not None),
-        ]
-        shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
-        queries, padding, tokens, stops = self.accelerator.reduce(shared, "sum").tolist()
-        self.stopping = stops > 0  # on all ranks after the same step, whichever of them heard the signal first
-        return queries, padding / tokens
-
-    def save_batch(self, batches: list[Batch]) -> None:
-        """Keep what led to a broken loss."""
-        parts = [
-            {"pixels": b.pixels, "regions": b.regions, "targets": b.targets, **b.packed.tensors()} for b in batches
-        ]
-        torch.save(parts, self.out / "bad-batch.pt")
+        """One optimizer step, of one batch an accumulation; what to log of it."""
+        return optimizer_step(self, batches)
 
     def run(self) -> None:
         """Train to the end. A signal saves first; raises `Stopped` after an interrupted run was saved."""
@@ -262,7 +168,7 @@ class Trainer:
         config = self.config
         self.model.train()
         recent: list[tuple[str, dict[str, float]]] = []  # what happened since the last line of the log, by data set
-        stream, since, seen = self.batches(), time.perf_counter(), self.seen
+        stream, since, first, seen = self.batches(), time.perf_counter(), self.step, self.seen
         while self.step < config.steps:
             batches = [following(stream) for _ in range(config.optim.accumulate)]
             recent.append((batches[0].source, self.train_step(batches)))
@@ -272,17 +178,19 @@ class Trainer:
             if self.step % config.log_every == 0 or done:
                 now = time.perf_counter()
                 speed = (self.seen - seen) / (now - since)
-                since, seen = now, self.seen
+                left = (config.steps - self.step) * (now - since) / (self.step - first)
+                since, first, seen = now, self.step, self.seen
                 record = {**summarised(recent, bool(config.data.mix)), **self.more_to_tell()}
                 recent.clear()
-                self.journal.write({"step": self.step, "seen": self.seen, "expr_per_s": round(speed, 1), **record})
+                pace = {"expr_per_s": round(speed, 1), "seconds_left": round(left)}
+                self.journal.write({"step": self.step, "seen": self.seen, **pace, **record})
                 note = f"loss {record['loss']:.3f} {speed:.0f} expr/s"
             self.journal.advance(note)
             judged = done or bool(config.eval_every and self.step % config.eval_every == 0)
             drawn = bool(config.grid_every) and (done or self.step % config.grid_every == 0)
             if judged or drawn:
-                judge(self, judged, drawn)
-                since, seen = time.perf_counter(), self.seen
+                self.judge(judged, drawn)
+                since, first, seen = time.perf_counter(), self.step, self.seen
             if self.step % config.save_every == 0 or done or self.stopping:
                 state.write(self)
             if self.stopping and not done:
@@ -290,16 +198,13 @@ class Trainer:
                 self.journal.say(f"stopped by {by} at step {self.step}; the same command goes on from here")
                 raise Stopped
 
+    def judge(self, score: bool, draw: bool) -> None:
+        """See `judging.judge`."""
+        judge(self, score, draw)
+
     def finish(self) -> None:
-        """What is left of a run that has done all its steps."""
-        self.export("final")
-        if self.main and self.ranks:
-            self.ranks.plot(self.out / "ranks.png")
-        if self.main and self.rounded and self.config.qat.measure:
-            data = self.val or (self.feed.sources[0].data if isinstance(self.feed, SampleBatches) else None)
-            limit = self.config.data.val_limit
-            self.journal.say(qat.measure_run(self.out, self.rounded, self.config.qat, data, limit))
-        self.accelerator.wait_for_everyone()
+        """See `outcome.finish`."""
+        finish(self)
 
     def more_to_tell(self) -> dict[str, Any]:
         """For the log: ranks of the adapters, and how much data had to be left out so far; what is new is named."""
@@ -339,5 +244,6 @@ def train(config: TrainConfig) -> None:
         if not (Path(before.out) / "final").exists():
             train(before)
             AcceleratorState._reset_state()  # the next run may want other plugins
-        config.model.source = str(Path(before.out) / "final")
+        # what the first run has built is part of its checkpoint
+        config.model.source, config.model.build, config.model.head = str(Path(before.out) / "final"), {}, {}
     Trainer(config).run()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
 from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, shrink
+from vlseg.losses.path import path_loss
 from vlseg.losses.slots import slot_losses
 from vlseg.losses.target_aware import pooled, stray_activation, talent_losses, target_contrast, twins
 from vlseg.models.configuration import VLSegConfig
@@ -82,6 +83,10 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         parts, scores = output.slots.logits, output.slots.scores
         mask, score = slot_losses(parts, scores, fine.regions, batch.targets, fine.valid, weights.bce, weights.dice)
         losses["slots"] = weights.slots * ((mask * present).sum() + (score * valid).sum())
+    targets = batch.packed.path_targets
+    if output.path_logits is not None and targets is not None and weights.path:
+        tokens = path_loss(output.path_logits, targets, batch.packed.owner, batch.packed.valid.shape[1])
+        losses["path"] = weights.path * (tokens * valid).sum()
     losses |= target_aware(output, batch, weights, fine, coarse)
     losses |= noun_losses(output, batch, weights)
     return losses

@@ -163,21 +163,27 @@ def prepare(
     if not fit:
         raise VLSegError(problems[0] if problems else f"{name}: no labelled query")
     queries = choose(fit)
-    regions: dict[str, int] = {}
+    ignored = [None if query.ignore is None else _shares(query.ignore, size) > 0 for query in queries]
+    shares: dict[str, torch.Tensor] = {}
+    regions: dict[tuple[str, str], int] = {}
     maps: list[torch.Tensor] = []
 
-    def region(rle: codec.RLE) -> int:
-        if rle["counts"] not in regions:
-            regions[rle["counts"]] = len(maps)
-            maps.append(at_size(rle, size))
-        return regions[rle["counts"]]
+    def region(rle: codec.RLE, k: int) -> int:
+        """The position of a mask of query k. What the query ignores is taken out of it: losses that compare regions
+        rather than pixels must not see it either."""
+        text, out, ignore = rle["counts"], ignored[k], queries[k].ignore
+        if text not in shares:
+            shares[text] = _shares(rle, size)
+        touched = out is not None and bool((shares[text][out] > 0).any())
+        key = (text, ignore["counts"] if touched and ignore else "")
+        if key not in regions:
+            regions[key] = len(maps)
+            maps.append(_covered(shares[text] * ~out if touched and out is not None else shares[text]))
+        return regions[key]
 
-    targets = [{region(rle) for rle in query.masks or []} for query in queries]
-    distractors = [
-        {region(rle) for rle in query.distractors} - own for query, own in zip(queries, targets, strict=True)
-    ]
+    targets = [{region(rle, k) for rle in query.masks or []} for k, query in enumerate(queries)]
+    distractors = [{region(rle, k) for rle in query.distractors} - targets[k] for k, query in enumerate(queries)]
     resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    ignored = [None if query.ignore is None else _shares(query.ignore, size) > 0 for query in queries]
     ids = [processor.query_ids(query.text) for query in queries]
     return Ready(np.asarray(resized), maps, targets, distractors, ignored, ids), problems
 
@@ -214,7 +220,10 @@ def at_size(rle: codec.RLE, size: tuple[int, int]) -> torch.Tensor:
     Of a thin stroke, which nowhere covers half a pixel, the pixels that it covers half as much as any: it must not be
     lost where a picture is made smaller.
     """
-    shares = _shares(rle, size)
+    return _covered(_shares(rle, size))
+
+
+def _covered(shares: torch.Tensor) -> torch.Tensor:
     return (shares > 0) & (shares >= 0.5 * min(1.0, float(shares.max())))
 
 
@@ -250,6 +259,7 @@ class SampleBatches(TorchDataset):
         self.sources, self.processor = list(sources), processor
         self.queries, self.parts, self.seed = queries, parts, seed
         self.problems: list[str] = []
+        self.paths: Callable[[Batch], Batch] | None = None  # puts paths behind the queries, where they are trained
         self.kept: list[list[int]] = []
         self.plans: list[Plan] = []
         for number, source in enumerate(sources):
@@ -313,6 +323,7 @@ class SampleBatches(TorchDataset):
         for place in share(len(chosen), self.parts, part):
             ready.append(self._usable(number, size, chosen[place], (step, place), problems))
         batch = collate_samples(ready, self.processor)
+        batch = batch if self.paths is None else self.paths(batch)
         batch.source, batch.problems = self.source_of(step), problems
         return batch
 

@@ -16,6 +16,7 @@ from vlseg.models.presets import build_preset, fresh
 from vlseg.models.processing import VLSegProcessor
 from vlseg.systems.registry import EMBEDDED, WEIGHTS
 from vlseg.training.config import TrainConfig
+from vlseg.training.paths import learn_paths
 from vlseg.types import VLSegError
 from vlseg.worlds.sprites import SpriteWorld
 
@@ -39,6 +40,11 @@ def build_model(config: TrainConfig, device: torch.device | None = None, main: b
     start = _from_source(config, device, main, wait) if config.model.source else _from_preset(config)
     if config.model.area:
         start.model.config.image["area"] = start.processor.image["area"] = config.model.area
+    if config.paths.on:
+        learn_paths(start.model, start.processor, config.paths)
+    # Frozen when a model is made, but loading makes new parameters; other ranks would wait for gradients of them.
+    for module in start.model.family.idle(start.model.vlm):
+        module.requires_grad_(False)
     return start
 
 
@@ -119,8 +125,6 @@ def load(source: str, config: TrainConfig, device: torch.device | None, base: st
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VLSegError(f"model={source}: the checkpoint cannot be loaded ({reason})") from error
-    for module in model.family.idle(model.vlm):  # loading has made new parameters, all of them trained
-        module.requires_grad_(False)
     return model
 
 

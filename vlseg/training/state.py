@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from vlseg.training import checkpoint
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 def resume(run: Trainer) -> None:
     """Go back to the newest whole checkpoint of `config.out`, if there is one.
 
-    Raises VLSegError for one of a run that was spread in another way.
+    Raises VLSegError for one of a run that was spread in another way, and where the processes see different ones.
     """
     root = run.out / "checkpoints"
     state = checkpoint.load_newest(root, run.journal.say)
+    if run.accelerator.num_processes > 1:
+        steps = gather_object([state["step"] if state else 0])
+        if len(set(steps)) > 1:
+            raise VLSegError(
+                f"{root}: the processes see different checkpoints (steps {', '.join(map(str, steps))}); `out` must lie "
+                "on storage that all machines share"
+            )
     if state is not None:
         folder = root / f"step-{state['step']}"
         sharding, ranks = state.get("sharding", "none"), state.get("ranks", 1)

@@ -65,6 +65,8 @@ class NounTower(nn.Module):
         super().__init__()
         if model.noun_prototypes is None:
             raise VLSegError("warmup.steps: this model has no noun prototypes to learn with")
+        if model.pixel_encoder.levels:
+            raise VLSegError("warmup.steps: this model has no pixel encoder of its own to warm up (pixel_encoder: vlm)")
         self.encoder, self.decoder = model.pixel_encoder, model.pixel_decoder
         self.prototypes = model.noun_prototypes
 
@@ -84,10 +86,10 @@ def cell_nouns(ids: torch.Tensor, glyphs: torch.Tensor, size: tuple[int, int], b
 
 def copy_tower(model: VLSegModel) -> int:
     """Copy the pixel encoder into the language model's own tower; returns the number of tensors that fitted."""
-    tower = model.family.tower(model.vlm)
-    if tower is None:
+    tower, trunk = model.family.tower(model.vlm), model.pixel_encoder.trunk
+    if tower is None or trunk is None:
         return 0
-    mine, theirs = model.pixel_encoder.trunk.state_dict(), tower.state_dict()
+    mine, theirs = trunk.state_dict(), tower.state_dict()
     fits = {k: v for k, v in mine.items() if k in theirs and theirs[k].shape == v.shape}
     if len(fits) == len(mine):
         tower.load_state_dict(fits, strict=False)

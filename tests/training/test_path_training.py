@@ -1,0 +1,153 @@
+"""Targets of path mode, and that a tiny model learns to write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlseg.masks.path_codec import PathCodec
+from vlseg.models.path_head import add_paths
+from vlseg.models.presets import build_preset
+from vlseg.systems.native import NativeSystem
+from vlseg.training.batches import SceneBatches
+from vlseg.training.config import DataSection, LossSection, PathSection, Stage
+from vlseg.training.objective import loss_sums
+from vlseg.training.paths import PathTargets, learn_paths, short_paths
+from vlseg.types import VLSegError
+from vlseg.worlds.sprites import SpriteWorld
+
+SECTION = PathSection(on=True, grid=16, box_bins=32, max_tokens=20, price=4e-3)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A tiny model with path mode, its processor, and a batch of two scenes with paths and without."""
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    learn_paths(model, processor, SECTION)
+    feed = SceneBatches(DataSection(seed=1, queries=4), [Stage(9, 2, [[64, 96]])], processor, 9)
+    plain = feed[4]
+    feed.paths = PathTargets(model.config, processor.pad_id, SECTION.price)
+    return model, processor, feed[4], plain
+
+
+def test_rows_go_on_with_the_paths_of_their_targets(made):
+    model, _, batch, plain = made
+    codec, first = PathCodec(16, 32), model.config.paths["first"]
+    seen = 0
+    for b in range(2):
+        for k in range(int(plain.packed.valid[b].sum())):
+            mine = batch.packed.owner[b] == k + 1
+            ids, targets = batch.packed.ids[b, mine], batch.packed.path_targets[b, mine]
+            words = plain.packed.ids[b, plain.packed.owner[b] == k + 1]
+            assert torch.equal(ids[: len(words)], words)
+            assert batch.packed.answers[b, k] == mine.nonzero()[0] + len(words) - 1
+            assert batch.packed.offset[b, mine].tolist() == list(range(len(ids)))
+            path = targets[targets >= 0].tolist()
+            assert bool(path) == bool(plain.targets[b, k].any())
+            if not path:
+                continue
+            assert ids[len(words)] == model.config.seg_token_id
+            assert (ids[len(words) + 1 :] - first).tolist() == path[:-1]
+            assert len(path) <= SECTION.max_tokens
+            truth = plain.regions[b, plain.targets[b, k]].amax(0).bool().numpy()
+            drawn = codec.decode(path, truth.shape)
+            assert (drawn & truth).sum() / (drawn | truth).sum() > 0.6
+            seen += 1
+    assert seen > 3
+
+
+def test_paths_fit_their_limit():
+    """A ragged mask gets dearer tokens until it fits, at worst its box; what fits already stays as it is."""
+    codec = PathCodec(16, 32)
+    angle = np.arctan2(*np.mgrid[-32:32, -32:32])
+    radius = np.hypot(*np.mgrid[-32:32, -32:32])
+    star = radius < 20 + 10 * np.sin(9 * angle)
+    square = np.zeros((64, 64), bool)
+    square[10:40, 10:40] = True
+    free = codec.encode_many([star, square], 1e-4, effort="fast")
+    assert len(free[0].tokens) > 24
+    for most in (24, 12, 6):
+        paths = short_paths(codec, [star, square], most, 1e-4)
+        assert all(len(path) <= most and codec.vocabulary.accepts(path) for path in paths)
+        if len(free[1].tokens) <= most:
+            assert paths[1] == free[1].tokens
+    assert short_paths(codec, [], 24, 1e-4) == []
+
+
+def test_the_loss_is_part_of_the_objective(made):
+    model, processor, batch, plain = made
+    pixels = processor.normalise(batch.pixels)
+    with torch.no_grad():
+        with_paths = loss_sums(model(pixel_values=pixels, **batch.packed.tensors()), batch, model.config, LossSection())
+        without = loss_sums(model(pixel_values=pixels, **plain.packed.tensors()), plain, model.config, LossSection())
+        off = loss_sums(
+            model(pixel_values=pixels, **batch.packed.tensors()), batch, model.config, LossSection(path=0.0)
+        )
+    assert set(with_paths) - set(without) == {"path"}
+    assert set(off) == set(without)
+    for name, value in without.items():
+        assert with_paths[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_settings_amiss(made):
+    model, processor, _, _ = made
+    with pytest.raises(VLSegError, match="has path tokens already"):
+        add_paths(model, processor, PathCodec(8, 32))
+    with pytest.raises(VLSegError, match="max_tokens = 5"):
+        add_paths(model, processor, PathCodec(16, 32), max_tokens=5)
+    learn_paths(model, processor, SECTION)  # the same again changes nothing
+    assert model.config.paths["max_tokens"] == 20
+
+
+def learn(model, processor, batch, steps, lr=3e-3):
+    """Train all weights on one batch; the path loss a query at every step."""
+    pixels, count = processor.normalise(batch.pixels), batch.packed.path_targets.ge(0).any(1).sum()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    told = []
+    for _ in range(steps):
+        losses = loss_sums(
+            model(pixel_values=pixels, **batch.packed.tensors()), batch, model.config, LossSection(path=8.0)
+        )
+        told.append(float(losses["path"].detach() / count))
+        optimizer.zero_grad()
+        (sum(losses.values()) / batch.packed.valid.sum()).backward()
+        optimizer.step()
+    return told
+
+
+def test_twenty_steps_halve_the_loss():
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    learn_paths(model, processor, SECTION)
+    feed = SceneBatches(DataSection(seed=1, queries=4), [Stage(9, 2, [[64, 96]])], processor, 9)
+    feed.paths = PathTargets(model.config, processor.pad_id, SECTION.price)
+    told = learn(model.train(), processor, feed[4], 21, lr=1e-2)
+    assert told[20] < 0.5 * told[0], told
+
+
+@pytest.mark.slow
+def test_a_tiny_model_writes_the_masks_of_a_few_scenes():
+    """Free-running, greedy, at the original size: what was learned by teacher forcing is written."""
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    learn_paths(model, processor, SECTION)
+    feed = SceneBatches(DataSection(seed=1, queries=4), [Stage(9, 3, [[64, 96]])], processor, 9)
+    plain = feed[2]
+    feed.paths = PathTargets(model.config, processor.pad_id, SECTION.price)
+    batch = feed[2]
+    learn(model.train(), processor, batch, 220, lr=6e-3)
+    model.config.image["area"] = processor.image["area"] = 64 * 96
+    system, overlaps = NativeSystem(model.eval(), processor, "tiny"), []
+    for b, scene in enumerate(feed.world.scene(1, 2048 + i, (64, 96), 4) for i in range(3)):
+        assert np.array_equal(scene.image, plain.pixels[b].numpy())
+        texts = [query.text for query in scene.queries]
+        answers = system.segment(Image.fromarray(scene.image), texts, presence_threshold=0, mode="path")
+        for k, answer in enumerate(answers):
+            if plain.targets[b, k].any():
+                truth = plain.regions[b, plain.targets[b, k]].amax(0).bool().numpy()
+                overlaps.append((answer.mask & truth).sum() / (answer.mask | truth).sum())
+    assert len(overlaps) > 5
+    assert np.mean(overlaps) > 0.7, overlaps
