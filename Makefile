@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(READY)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,demo,serve,quant]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[dev,demo,serve,quant,export,closed]" --constraint constraints.txt
 	@touch $@
 
 clean:
