@@ -226,8 +226,8 @@ def page(results: dict[str, Any]) -> str:
     any_result = next(iter(results.values()))
     height, width = any_result["size"]
     head = (
-        f"{any_result['steps']} steps of 8 pictures ({height} x {width} px, 8 expressions each) for every recipe; scores on "
-        f"{any_result['scenes']} unseen diagrams of that size; Buffered IoU by definition A with r = 3 pixels. Trained on "
+        f"{any_result['steps']} steps of 8 pictures ({height} x {width} px, 8 expressions each) for every recipe; scores on "  # noqa: E501
+        f"{any_result['scenes']} unseen diagrams of that size; Buffered IoU by definition A with r = 3 pixels. Trained on "  # noqa: E501
         f"one core of {any_result['machine']['cpu']}."
     )
     return "\n".join([head, "", *rows, "", *(f"- {line}" for line in verdicts(results))])

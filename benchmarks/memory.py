@@ -32,7 +32,7 @@ TEXT = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "
 VISION = {"depth": 8, "hidden_size": 256, "intermediate_size": 1024, "num_heads": 4, "out_hidden_size": 512,
           "num_position_embeddings": 1024, "deepstack_visual_indexes": [2, 4, 6]}  # fmt: skip
 
-# The published shapes of Qwen3-VL: text (hidden, MLP, layers, heads, key-value heads, tied), vision (depth, hidden, MLP).
+# Published shapes of Qwen3-VL: text (hidden, MLP, layers, heads, key-value heads, tied), vision (depth, hidden, MLP).
 SIZES: dict[str, tuple[tuple[int, int, int, int, int, bool], tuple[int, int, int]]] = {
     "Qwen3-VL-2B": ((2048, 6144, 28, 16, 8, True), (24, 1024, 4096)),
     "Qwen3-VL-4B": ((2560, 9728, 36, 32, 8, True), (24, 1024, 4096)),
@@ -71,7 +71,7 @@ def configured(recipe: str, way: str, folder: Path, side: int, queries: int) -> 
     images, each = (1, queries) if way == "packed" else (queries, 1)
     settings = [f"model={folder}", f"out={folder / 'run'}", f"steps={STEPS + 1}", f"model.area={side * side}",
                 f"data.train=sprites?n={images * (STEPS + 1)}&size={side}x{side}&queries={queries}", "data.workers=0",
-                f"data.images={images}", f"data.queries={each}", "model.checkpointing=false", "trackers=[]", "threads=1",
+                f"data.images={images}", f"data.queries={each}", "model.checkpointing=false", "trackers=[]", "threads=1",  # noqa: E501
                 "optim.warmup=1"]  # fmt: skip
     return load(TrainConfig, find_config(recipe), settings)
 
@@ -139,7 +139,7 @@ def computed(size: str, recipe: str) -> dict[str, Any]:
 
     (hidden, mlp, layers, heads, kv, tied), (depth, width, vision_mlp) = SIZES[size]
     text = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "num_key_value_heads": kv, "head_dim": 128, "vocab_size": VOCABULARY, "tie_word_embeddings": tied}  # fmt: skip
+            "num_key_value_heads": kv, "head_dim": 128, "vocab_size": VOCABULARY, "tie_word_embeddings": tied}  # fmt: skip  # noqa: E501
     vision = {"depth": depth, "hidden_size": width, "intermediate_size": vision_mlp, "num_heads": 16,
               "out_hidden_size": hidden}  # fmt: skip
     config = load(TrainConfig, find_config(recipe))
@@ -163,7 +163,7 @@ def computed(size: str, recipe: str) -> dict[str, Any]:
 def page(measured: list[dict[str, Any]], estimates: list[dict[str, Any]], side: int, queries: int) -> str:
     """Both tables as Markdown."""
     lines = [
-        f"Measured: a random Qwen3-VL of {measured[0]['total'] / 1e6:.0f} M weights (with its heads), {side} x {side} px, "
+        f"Measured: a random Qwen3-VL of {measured[0]['total'] / 1e6:.0f} M weights (with its heads), {side} x {side} px, "  # noqa: E501
         f"{queries} expressions a step, one thread of {measured[0]['device']}. State: weights, gradients and optimizer "
         "(computed); peak: what the process took on top of the libraries.",
         "",
@@ -178,12 +178,12 @@ def page(measured: list[dict[str, Any]], estimates: list[dict[str, Any]], side: 
             speed = entry["expressions"] / entry["seconds"] * rows["seconds"] / rows["expressions"]
             gain = f"{speed:.1f} x"
         lines.append(
-            f"| {recipe} | {entry['trained'] / 1e6:.1f} M | {way} | {entry['state_mib']:.0f} | {entry['peak_mib']:.0f} | "
+            f"| {recipe} | {entry['trained'] / 1e6:.1f} M | {way} | {entry['state_mib']:.0f} | {entry['peak_mib']:.0f} | "  # noqa: E501
             f"{entry['seconds']:.2f} | {entry['expressions'] / entry['seconds']:.2f} | {gain} |"
         )
     lines += [
         "",
-        "Computed, never measured: GiB that a run of the shipped recipe holds from step to step on one device (weights, "
+        "Computed, never measured: GiB that a run of the shipped recipe holds from step to step on one device (weights, "  # noqa: E501
         "gradients, two moments in float32); activations come on top, and `--dry-run` tells them.",
         "",
         "| model | weights | " + " | ".join(RECIPES) + " |",

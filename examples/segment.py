@@ -11,7 +11,9 @@ from vlseg import Segmenter
 parser = argparse.ArgumentParser()
 parser.add_argument("picture", nargs="?", default=str(Path(__file__).with_name("peacocks.png")))
 parser.add_argument("words", nargs="*", default=["all the peacocks", "the pretzel", "the fuel pump"])
-parser.add_argument("--model", help="a checkpoint folder, org/name, or a system such as clipseg; default: the embedded model")
+parser.add_argument(
+    "--model", help="a checkpoint folder, org/name, or a system such as clipseg; default: the embedded model"
+)
 parser.add_argument("--overlay", help="write the picture with its masks to this file")
 args = parser.parse_args()
 

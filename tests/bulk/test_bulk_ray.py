@@ -82,3 +82,25 @@ def test_a_node_is_lost_in_the_middle(tmp_path):
     assert wrong == broken
     assert answered == sorted(set(range(COUNT)) - {int(Path(name).stem) for name in broken})
     assert said["seconds"] < 120
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_and_what_the_model_refuses(tmp_path):
+    cheap.draw(tmp_path / "images", 12, broken=0)
+    code = (
+        "import dataclasses, sys, cheap\nfrom pathlib import Path\nfrom vlseg.bulk.run import run_bulk\n"
+        "from vlseg.types import VLSegError\njob = cheap.job(Path(sys.argv[1]), shard=5)\n"
+        "assert run_bulk(job, Path(sys.argv[2]), 'ray', 1).errors == []\n"
+        "try:\n    run_bulk(dataclasses.replace(job, mode='path'), Path(sys.argv[3]), 'ray', 1)\n"
+        "except VLSegError as error:\n    Path(sys.argv[4]).write_text(str(error))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(cheap.__file__).parent}"}
+    environment.pop("RAY_ADDRESS", None)
+    places = [str(tmp_path / name) for name in ("images", "out", "refused", "said")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *places], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bright has no path mode" in (tmp_path / "said").read_text()
+    assert len(list((tmp_path / "out").glob("results-*-of-00003.jsonl"))) == 3
+    assert not list((tmp_path / "refused").glob("results-*"))

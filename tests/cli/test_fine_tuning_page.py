@@ -13,7 +13,7 @@ from vlseg.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
 # What makes a run of the shipped recipe small enough for a test; the words of the page stay as they are.
-SMALL = ["steps=4", "data.images=2", "data.queries=3", "data.workers=0", "model.area=4096", "eval_every=0", "save_every=2",
+SMALL = ["steps=4", "data.images=2", "data.queries=3", "data.workers=0", "model.area=4096", "eval_every=0", "save_every=2",  # noqa: E501
          "grid_every=4", "trackers=[]", "optim.warmup=1", "adapter.rank=2", "threads=1"]  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def test_the_five_commands_lead_to_a_model(tmp_path, monkeypatch, capsys):
         assert main([*words, *(SMALL if words[0] == "train" else [])]) == 0, line
         told.append(capsys.readouterr().out)
     assert re.search(r"parameters: [\d,]+ trained of", told[1])
-    assert {"config.yaml", "checkpoints", "metrics.jsonl", "grids", "final"} <= {p.name for p in (tmp_path / "runs/lora").iterdir()}
+    assert {"config.yaml", "checkpoints", "metrics.jsonl", "grids", "final"} <= {
+        p.name for p in (tmp_path / "runs/lora").iterdir()
+    }
     assert (tmp_path / "report" / "report.json").exists()
     result = Segmenter("my-model", "cpu")("my-0.png", ["the red mug", "the zebra"], presence_threshold=0.0)
     assert [answer.status for answer in result] != ["failed", "failed"]

@@ -1,4 +1,4 @@
-"""The scripts that measure fine-tuning: settings that load, tables that say what was found, runs that are not repeated."""
+"""The scripts that measure fine-tuning: settings load, tables say what was found, runs are not repeated."""
 
 import argparse
 import importlib.util
@@ -115,7 +115,10 @@ def test_computed_memory_is_that_of_the_published_shapes(script):
 def test_the_memory_table_compares_packed_with_rows(script):
     memory = script("memory")
     one = {"recipe": "lora", "trained": 2e6, "total": 3e7, "state_mib": 100.0, "peak_mib": 400.0, "device": "a core"}
-    measured = [{**one, "way": "packed", "seconds": 1.0, "expressions": 8}, {**one, "way": "rows", "seconds": 4.0, "expressions": 8}]
+    measured = [
+        {**one, "way": "packed", "seconds": 1.0, "expressions": 8},
+        {**one, "way": "rows", "seconds": 4.0, "expressions": 8},
+    ]
     text = memory.page(measured, [{"size": "Qwen3-VL-2B", "recipe": "lora", "total": 2e9, "bytes": 2**32}], 256, 8)
     assert "| lora | 2.0 M | packed | 100 | 400 | 1.00 | 8.00 | 4.0 x |" in text
     assert "| Qwen3-VL-2B | 2.00 G | 4.0 |  |  |  |  |" in text

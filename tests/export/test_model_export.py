@@ -24,7 +24,7 @@ EVERYWHERE = ["decoder", "vision", "pixel"]
 
 
 def agree(mine, theirs, least):
-    """Two results answer alike: same statuses, and masks that overlap by `least`; some mask must be there to compare."""
+    """Two results answer alike: same statuses, masks that overlap by `least`; there must be some."""
     assert [a.status for a in mine] == [a.status for a in theirs]
     shares = [float(a.mask.mean()) for a in theirs if a.status == "found"]
     assert shares
@@ -48,7 +48,7 @@ def config(**tree):
 
 
 @pytest.mark.parametrize(("kind", "options", "least"), [
-    ("merged", {}, 1.0), ("merged", {"dtype": "float16"}, 0.99), ("int8", {}, 0.98), ("int8", {"dtype": "float16"}, 0.98),
+    ("merged", {}, 1.0), ("merged", {"dtype": "float16"}, 0.99), ("int8", {}, 0.98), ("int8", {"dtype": "float16"}, 0.98),  # noqa: E501
 ])  # fmt: skip
 def test_what_is_written_answers_the_same(tiny_folder, segmenter, picture, queries, tmp_path, kind, options, least):
     out = export_model(kind, tiny_folder, tmp_path / "out", **options)
@@ -186,7 +186,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tiny_folder, tmp_path, monkeypa
 
     monkeypatch.setitem(KINDS, "merged", replace(KINDS["merged"], writer="models:_half"))
     monkeypatch.setattr("vlseg.export.models._half", half, raising=False)
-    with pytest.raises(VLSegError, match="cannot be written .*No space left"):
+    with pytest.raises(VLSegError, match=r"cannot be written .*No space left"):
         export_model("merged", tiny_folder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def _start(ray: Any) -> None:
         raise VLSegError(f"--engine ray: {place} ({what})") from error
 
 
-def _answers(ray: Any, job: Job, todo: list[int], processes: int) -> Any:
+def _answers(ray: Any, job: Job, todo: list[int], processes: int) -> Iterator[tuple[int, Answered]]:
     """(shard, what came of it) of each, in the order of `todo`."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -87,20 +87,13 @@ def _answers(ray: Any, job: Job, todo: list[int], processes: int) -> Any:
         compute=pool,
         num_cpus=CPUS,
         num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    expected = iter(todo)
-    try:
-        for row in rows.iter_rows():
-            shard = int(row["shard"])
-            if shard != next(expected):
-                raise RuntimeError(f"shard {shard} came out of its turn")
-            if row["refused"]:
-                raise VLSegError(row["refused"])
-            yield shard, Answered(**json.loads(row["answered"]))
-    finally:
-        del rows
+    )  # actors are restarted, and what they were at is tried again, without end: Ray Data's default
+    for expected, row in zip(todo, rows.iter_rows(), strict=True):
+        if row["refused"]:
+            raise VLSegError(row["refused"])
+        if int(row["shard"]) != expected:
+            raise RuntimeError(f"shard {row['shard']} came out of its turn")
+        yield expected, Answered(**json.loads(row["answered"]))
 
 
 class _Actor:

@@ -42,8 +42,8 @@ def export_model(kind: str, source: str | Path, out: str | Path, **options: Any)
     input. Default is what a quantisation-aware run trained for, else the decoder, groups of 32, the stored dtype, and a
     square of the model's own area.
 
-    Folders of merged, int8 and int4 load with `Segmenter`, of onnx with `Segmenter(load_onnx(folder))`. `export.json` in
-    it tells bytes and settings (`describe`). Raises VLSegError, in one line, for unknown kinds and options, a source
+    Folders of merged, int8 and int4 load with `Segmenter`, of onnx with `Segmenter(load_onnx(folder))`. `export.json`
+    in it tells bytes and settings (`describe`). Raises VLSegError, in one line, for unknown kinds and options, a source
     that is none, an `out` that holds something already, and where a package is missing.
     """
     if kind not in KINDS:

@@ -47,7 +47,7 @@ def encode_many(masks: np.ndarray) -> list[RLE]:
 
 def decode(rle: RLE) -> np.ndarray:
     """RLE to ``(H, W)`` bool, C-contiguous. Raises VLSegError for a malformed RLE."""
-    return np.ascontiguousarray(coco.decode(validate(rle)).view(bool))
+    return np.ascontiguousarray(_decoded(validate(rle)).view(bool))
 
 
 def decode_many(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -55,7 +55,7 @@ def decode_many(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.
     height, width = _common_size(rles, size)
     out = np.zeros((len(rles), height, width), dtype=bool)
     for row, rle in zip(out, rles, strict=True):
-        row[:] = coco.decode(validate(rle))
+        row[:] = _decoded(validate(rle))
     return out
 
 
@@ -165,7 +165,7 @@ def validate(rle: Mapping[str, Any]) -> RLE:
     if total != height * width:
         raise VLSegError(f"RLE runs add up to {total} pixels, but size {height} x {width} (H x W) has {height * width}")
     canonical = not (lengths[1:] == 0).any()
-    if canonical and isinstance(rle["counts"], str) and _readable(rle["counts"], height, width):
+    if canonical and isinstance(rle["counts"], str):
         return {"size": [height, width], "counts": rle["counts"]}
     return _compress(lengths if canonical else _close_zero_runs(lengths), height, width)
 
@@ -205,13 +205,11 @@ def _flat_polygon(polygon: Any, index: int) -> list[float]:
     return values.tolist()
 
 
-def _readable(text: str, height: int, width: int) -> bool:
-    """Whether pycocotools reads the text, too; it refuses some needlessly long spellings."""
+def _decoded(rle: RLE) -> np.ndarray:
     try:
-        coco.area({"size": [height, width], "counts": text})
-    except ValueError:
-        return False
-    return True
+        return coco.decode(rle)
+    except ValueError as error:  # some needlessly long spellings of a run
+        raise VLSegError(f"RLE counts cannot be read: {_brief(rle['counts'])}") from error
 
 
 def _parse_counts(text: str) -> np.ndarray:

@@ -80,7 +80,7 @@ class Florence2(ForeignSystem):
             for (b, k), written in zip(pairs, write(self.model, inputs, TOKENS_AN_ANSWER), strict=True):
                 size = encoded[b].size
                 parts = _masks(self._polygons(written.ids, size), size, written.confidence)
-                answers[b].append(several(texts[b][k], written.confidence, threshold, size, lambda p=parts: p))
+                answers[b].append(several(texts[b][k], written.confidence, threshold, size, lambda p=parts: p))  # type: ignore[misc]
         return answers
 
     def _polygons(self, ids: list[int], size: tuple[int, int]) -> list[list[list[float]]]:

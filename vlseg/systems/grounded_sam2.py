@@ -140,7 +140,7 @@ class GroundedSam2(ForeignSystem):
                         best,
                         threshold,
                         image.size,
-                        lambda boxes=boxes, scores=scores, image=image: self._masks(
+                        lambda boxes=boxes, scores=scores, image=image: self._masks(  # type: ignore[misc]
                             image, boxes, scores, mask_threshold
                         ),
                     )

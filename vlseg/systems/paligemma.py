@@ -92,7 +92,7 @@ class PaliGemma(ForeignSystem):
                 score = float(written.first[self._locs.to(written.first.device)].sum().clamp(max=1))
                 text = self.processor.tokenizer.decode(written.ids, skip_special_tokens=False)
                 parts = self._masks(text, encoded[b].size, score, mask_threshold)
-                answers[b].append(several(texts[b][k], score, threshold, encoded[b].size, lambda p=parts: p))
+                answers[b].append(several(texts[b][k], score, threshold, encoded[b].size, lambda p=parts: p))  # type: ignore[misc]
         return answers
 
     def _masks(

@@ -128,7 +128,7 @@ class QwenVlSam2(ForeignSystem):
                     answers[-1].append(Answer(text, "absent", 0.0, image.size))
                     continue
                 parts = self._masks(image, boxes, points, written.confidence, mask_threshold)
-                answers[-1].append(several(text, written.confidence, threshold, image.size, lambda p=parts: p))
+                answers[-1].append(several(text, written.confidence, threshold, image.size, lambda p=parts: p))  # type: ignore[misc]
         return answers
 
     def _unit(self, image: EncodedImage) -> tuple[float, float]:

@@ -103,7 +103,7 @@ class Sam3(ForeignSystem):
             for (b, k), own, masks in zip(pairs, scores, output.pred_masks.float(), strict=True):
                 kept = own >= threshold
                 parts = _masks(masks[kept], own[kept].tolist(), encoded[b].size, mask_threshold)
-                answers[b].append(several(texts[b][k], float(own.max()), threshold, encoded[b].size, lambda p=parts: p))
+                answers[b].append(several(texts[b][k], float(own.max()), threshold, encoded[b].size, lambda p=parts: p))  # type: ignore[misc]
         return answers
 
     def _placed(self) -> list[torch.Tensor]:

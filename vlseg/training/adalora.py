@@ -144,7 +144,7 @@ def heat_map(names: Sequence[str], history: Sequence[tuple[int, list[int]]]) -> 
         end = left + len(history) * cell_w + 6
         draw.text((end, y + cell_h / 2), str(history[-1][1][row]), font=font, fill="black", anchor="lm")
     steps = f"step {history[0][0]} to {history[-1][0]}; at the right the rank at the end"
-    draw.text((left, image.height - 18), steps, font=font, fill="black")
+    draw.text((8, image.height - 18), steps, font=font, fill="black")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
