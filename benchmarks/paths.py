@@ -33,7 +33,7 @@ from vlseg.metrics.boundary import boundary_overlap
 from vlseg.types import RLE, VLSegError
 
 COCO = Path(__file__).resolve().parents[1] / "../shared/data/coco-small/instances.json"
-PRICES = [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+PRICES = [5e-5, 2e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2]
 TOLERANCES = [0.0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 14, 20, 30]
 BUDGETS = (45, 35, 25)
 SPREAD = (8, 10, 12, 15, 18, 21, 25, 30, 35, 40, 45, 50, 60, 70, 80)

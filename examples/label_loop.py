@@ -13,7 +13,7 @@ A round, in OUT/round-N:
    it as they are: steps=500 optim.lr=1e-4
 4. `vlseg eval` on --val. The new model stays where it scores higher, else the best so far goes into the next round.
 
-OUT/loop.json says what came of each round. Every step goes on where it was stopped; so does this script.
+OUT/loop.json says what came of each round. Stopped, the same command goes on from the step that it had come to.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
     for number in range(1, args.rounds + 1):
         folder = args.out / f"round-{number}"
         labels = label(best, before, args, folder / "labels")
-        chosen = hand_over(folder, args.annotate)
+        chosen = hand_over(folder, args.annotate, args.labelled)
         pseudo = pseudo_labels(labels, folder / "pseudo.jsonl", chosen, args.labelled)
         new = train(best, pseudo, args, settings, folder / "run")
         fresh = evaluate(new, args, folder / "report")
@@ -82,11 +82,14 @@ def label(model: str, before: str | None, args: argparse.Namespace, out: Path) -
     return out / "labels.jsonl"
 
 
-def hand_over(folder: Path, count: int) -> set[str]:
-    """Write next.jsonl with the `count` pictures of the most uncertain queries; returns what they are called there."""
+def hand_over(folder: Path, count: int, labelled: Path) -> set[str]:
+    """Write next.jsonl with `count` pictures, those of the most uncertain queries that no person has labelled; returns
+    what labels.jsonl calls them."""
     labels = folder / "labels" / "labels.jsonl"
     rows = read(labels)
     of_image = {(labels.parent / row["image"]).resolve(): row for row in rows}
+    known = by_hand(labelled)
+    of_image = {path: row for path, row in of_image.items() if path not in known}
     chosen: dict[str, dict[str, Any]] = {}
     for row in read(labels.parent / "ranking.jsonl"):
         line = of_image.get(Path(row["image"]).resolve())
@@ -106,8 +109,15 @@ def pseudo_labels(labels: Path, file: Path, chosen: set[str], labelled: Path) ->
     return file, sum("masks" in query for line in lines for query in line["queries"])
 
 
+def by_hand(labelled: Path) -> set[Path]:
+    """The pictures that a person has labelled."""
+    return {(labelled.parent / line["image"]).resolve() for line in read(labelled)}
+
+
 def train(model: str, pseudo: tuple[Path, int], args: argparse.Namespace, settings: list[str], out: Path) -> str:
-    """A run on both files; returns its checkpoint."""
+    """A run on both files; returns its checkpoint. One that is there already stays as it is."""
+    if (out / "final" / "config.json").exists():
+        return str(out / "final")
     parts = [{"data": str(args.labelled), "weight": 1 - args.share if pseudo[1] else 1.0}]
     if pseudo[1]:
         parts.append({"data": str(pseudo[0]), "weight": args.share})
@@ -118,7 +128,8 @@ def train(model: str, pseudo: tuple[Path, int], args: argparse.Namespace, settin
 def evaluate(model: str, args: argparse.Namespace, out: Path) -> float:
     """The metric that decides, on --val."""
     options = ["--device", args.device] if args.device else []
-    vlseg("eval", "--model", model, "--data", args.val, "--out", out, *options, may_fail=True)
+    if not (out / "report.json").exists():
+        vlseg("eval", "--model", model, "--data", args.val, "--out", out, *options, may_fail=True)
     report = json.loads((out / "report.json").read_text())
     return float(report["metrics"][args.metric]["value"])
 

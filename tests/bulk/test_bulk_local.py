@@ -168,3 +168,15 @@ def test_several_processes_killed_and_gone_on(images, tmp_path):
     assert process.returncode == 1
     assert json.loads(out)["before"] >= 10
     whole(images, tmp_path, 45)
+
+
+def test_progress_tells_throughput_and_time_left(images, tmp_path, capsys):
+    run_bulk(cheap.job(images), tmp_path, progress=True)
+    (tmp_path / "results-00001-of-00005.jsonl").unlink()
+    first = capsys.readouterr().err
+    assert "45/45" in first
+    assert "image/s" in first
+    run_bulk(cheap.job(images), tmp_path, progress=True)
+    second = capsys.readouterr().err
+    assert "35/45" in second  # begins where the earlier run has stopped
+    assert "45/45" in second

@@ -82,6 +82,9 @@ def test_info(call):
     assert "torch " in out
     assert "CPU:" in out
     code, out, _ = call("info", "models")
+    assert "clipseg: " in out
+    assert "CIDAS/clipseg-rd64-refined" in out
+    assert "sam3: " in out
     assert code == 0
     assert "vlseg-mini" in out
 

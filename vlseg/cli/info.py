@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from vlseg.cli.parsing import Parser
+from vlseg.systems.presets import PRESETS, Preset
 from vlseg.systems.registry import KNOWN, resolve
 from vlseg.types import VLSegError
 from vlseg.version import __version__
@@ -80,6 +81,24 @@ def models() -> list[str]:
         except VLSegError as error:
             state = f"not ready: {error}"
         lines.append(f"{known.name}: {known.what}; needs {known.needs} [{state}]")
+    lines += [preset_line(preset) for preset in PRESETS.values()]
+    lines.append("NAME=FOLDER[,FOLDER]: a system of others from your own folders, one a part: clipseg=weights/clipseg")
     lines.append("FOLDER: a checkpoint, such as the final/ of a run; needs config, weights, tokenizer, processor")
     lines.append("org/name: a checkpoint on the Hugging Face Hub; needs a network the first time")
     return lines
+
+
+def preset_line(preset: Preset) -> str:
+    """A system of others: what it is, what it downloads, under which licence."""
+    fetched = [part for part in preset.parts if not part.optional]
+    ids = " + ".join(part.id + (f"@{part.revision}" if part.revision != "main" else "") for part in fetched)
+    line = f"{preset.name}: {preset.what}; {ids or 'a folder of your own'}"
+    if preset.parameters:
+        line += f", {preset.parameters} M parameters"
+    if licence := ", ".join(dict.fromkeys(part.licence for part in fetched if part.licence)):
+        line += f", {licence}"
+    if any(part.gated for part in fetched):
+        line += ", gated: accept its licence on the Hub first"
+    if preset.packages:
+        line += f"; pip install {' '.join(preset.packages)}"
+    return line
