@@ -1,6 +1,6 @@
 #!/bin/bash
 # Full fine-tuning on 4 nodes of 8 GPUs under Slurm:  sbatch examples/slurm.sh data.train=/data/my.jsonl model=org/name
-# Whatever stops it, the job is queued again and goes on from its last checkpoint.
+# Queued again after a failed node or a preemption (or by hand), it goes on from its last checkpoint.
 #SBATCH --job-name=vlseg
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1

@@ -48,7 +48,8 @@ def config(**tree):
 
 
 @pytest.mark.parametrize(("kind", "options", "least"), [
-    ("merged", {}, 1.0), ("merged", {"dtype": "float16"}, 0.99), ("int8", {}, 0.98), ("int8", {"dtype": "float16"}, 0.98),  # noqa: E501
+    ("merged", {}, 1.0), ("merged", {"dtype": "float16"}, 0.99), ("int8", {}, 0.98),
+    ("int8", {"dtype": "float16"}, 0.98),
 ])  # fmt: skip
 def test_what_is_written_answers_the_same(tiny_folder, segmenter, picture, queries, tmp_path, kind, options, least):
     out = export_model(kind, tiny_folder, tmp_path / "out", **options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlseg.masks.rle import decode
 from vlseg.systems.presets import PRESETS
 from vlseg.systems.registry import load_system
 
@@ -41,17 +42,14 @@ def same(answers, said, preset) -> None:
         assert answer.status == "found"
         assert len(answer.segments) == len(masks)
         assert len(masks) >= (2 if preset.instances else 1)
-        for segment, (mask, score) in zip(answer.segments, masks, strict=True):
-            assert 0.05 <= mask.mean() <= 0.95
-            assert np.array_equal(decode(segment), mask)
-            if preset.boxes and "score" in preset.absent:
-                assert segment.score == pytest.approx(score, abs=1e-5)
-
-
-def decode(segment) -> np.ndarray:
-    from vlseg.masks.rle import decode
-
-    return decode(segment.rle)
+        assert all(0.05 <= mask.mean() <= 0.95 for mask, _ in masks)
+        # by content: saturated scores tie, and the order of ties means nothing
+        assert sorted(decode(segment.rle).tobytes() for segment in answer.segments) == sorted(
+            mask.tobytes() for mask, _ in masks
+        )
+        if "score of" in preset.absent or "instance" in preset.absent:  # the library gives a score too
+            given = [segment.score for segment in answer.segments]
+            assert given == pytest.approx([score for _, score in masks], abs=1e-5)
 
 
 def test_masks_are_those_of_the_library(case):

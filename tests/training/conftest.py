@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blocks import write_blocks
+from many_runs import SMALL, fresh_state
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +30,6 @@ def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def idle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vlseg checkpoint of a family that leaves a part of its tower idle."""
-    from many_runs import SMALL
-
     from vlseg.models.build import from_vlm
     from vlseg.models.specimens import write_specimen
     from vlseg.systems.quiet import quiet_loading
@@ -42,3 +42,11 @@ def idle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / "vlseg")
         processor.save_pretrained(folder / "vlseg")
     return folder / "vlseg"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps the first precision of a process: each test begins without, whatever ran before it."""
+    fresh_state()
+    yield
+    fresh_state()

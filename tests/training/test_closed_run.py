@@ -20,12 +20,6 @@ from vlseg.training.config import TrainConfig
 from vlseg.types import VLSegError
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of a red disc ("ball") and a blue square ("boxes") that overlap; the disc is the smaller."""

@@ -1,7 +1,6 @@
 """Heads and pixel encoders by configuration, in a run of training."""
 
 import pytest
-from accelerate.state import AcceleratorState
 from test_training import tiny
 
 from vlseg.models.heads.eomt import EomtHead
@@ -9,12 +8,6 @@ from vlseg.models.modeling import VLSegModel
 from vlseg.training.loop import Trainer, train
 from vlseg.training.warmup import NounTower, copy_tower
 from vlseg.types import VLSegError
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def test_a_run_with_another_head_and_encoder(tmp_path, monkeypatch):

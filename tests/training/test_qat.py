@@ -94,6 +94,18 @@ def test_quantised_weights_take_fewer_bytes(source, tmp_path):
     assert qat.packed_bytes(tmp_path, loaded, names, settings.qat) == qat.bytes_on_disk(tmp_path) - weights // 2
 
 
+def test_a_model_with_parameters_of_its_own_loads_again(tiny_folder, tmp_path):
+    """Noun prototypes are in no module, so their name has no dot."""
+    section = config(qat={"kind": "int4"}).qat
+    model = VLSegModel.from_pretrained(tiny_folder)
+    assert model.noun_prototypes is not None
+    names = qat.rounded_layers(model, section)
+    qat.quantise(tiny_folder, names, section, tmp_path)
+    loaded = VLSegModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.noun_prototypes, model.noun_prototypes)
+    assert all("Intx" in type(loaded.get_submodule(name).weight).__name__ for name in names)
+
+
 def test_what_cannot_be_rounded_is_said(source):
     model = VLSegModel.from_pretrained(source)
     with pytest.raises(VLSegError, match=r"divides into groups of qat\.group=48"):

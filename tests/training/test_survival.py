@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from many_runs import processes, weights
 from test_training import tiny
 
@@ -18,12 +17,6 @@ from vlseg.training.loop import Trainer, train
 from vlseg.types import VLSegError
 
 STEPS = 8
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def config(out):

@@ -38,12 +38,6 @@ def tiny(out, **changes):
     return from_dict(TrainConfig, tree)
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
-
-
 def weights(out):
     state = checkpoint.load_newest(out / "checkpoints")
     return {**state["model"], **{f"ema.{i}": t for i, t in enumerate(state["ema"]["average"])}}

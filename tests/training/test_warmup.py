@@ -4,20 +4,12 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from vlseg.config import from_dict
 from vlseg.training import warmup
 from vlseg.training.config import TrainConfig
 from vlseg.training.loop import Trainer
 from vlseg.worlds.mosaic import mosaic
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def config(out, steps=4):

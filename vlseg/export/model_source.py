@@ -98,8 +98,8 @@ def _merge(origin: Origin, out: Path) -> None:
         base, kind = locate(str(settings.get("base_model_name_or_path")))
         if kind != "vlseg":
             raise VLSegError(
-                f"{origin.folder}: the adapter belongs to {base}, whose mask head is in no checkpoint; keep the adapter "  # noqa: E501
-                "in the folder of its run, or export the run's final/"
+                f"{origin.folder}: the adapter belongs to {base}, whose mask head is in no checkpoint; keep the "
+                "adapter in the folder of its run, or export the run's final/"
             )
         model, processor = load(base, TrainConfig(), None, "float32"), VLSegProcessor.from_pretrained(base)
     try:

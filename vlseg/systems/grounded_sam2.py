@@ -32,9 +32,7 @@ def open_system(places: Sequence[str | None], device: str | None, dtype: str | N
     kinds = {"grounding-dino": GroundingDinoForObjectDetection, "mm-grounding-dino": MMGroundingDinoForObjectDetection}
     kind = model_type(str(places[0]))
     if kind not in kinds:
-        raise VLSegError(
-            f"--model {name}: {places[0]} is a checkpoint of {kind!r}; its detector is one of {set(kinds)}"
-        )
+        raise VLSegError(f"--model {name}: {places[0]} is a checkpoint of {kind!r}, not of {' or '.join(kinds)}")
     detector = load_pretrained(kinds[kind], places[0], device, dtype)
     processor = load_processor(GroundingDinoProcessor, places[0])
     return GroundedSam2(detector, processor, Sam2Masks.from_pretrained(places[1], device, dtype), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from vlseg.data.dataset import Dataset
@@ -81,7 +84,20 @@ def quantise(folder: Path, names: Sequence[str], section: QatSection, target: Pa
     Goes by way of loading: torchao's tensors of a model converted in memory cannot be saved.
     """
     load_quantised(folder, names, section).save_pretrained(target)
+    for file in target.glob("*.safetensors"):
+        _list_parts_only(file)
     VLSegProcessor.from_pretrained(folder).save_pretrained(target)
+
+
+def _list_parts_only(file: Path) -> None:
+    """Take a model's own parameters off torchao's list of names, whose reader splits each at a dot: these have none."""
+    with safe_open(file, framework="pt") as weights:
+        metadata = dict(weights.metadata())
+        tensors = {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118  (no mapping)
+    metadata["tensor_names"] = json.dumps([name for name in json.loads(metadata["tensor_names"]) if "." in name])
+    partial = file.with_name(f".part-{file.name}")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, file)
 
 
 def load_quantised(folder: Path, names: Sequence[str], section: QatSection) -> VLSegModel:
