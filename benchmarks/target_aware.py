@@ -1,10 +1,11 @@
 """What the target-aware losses and rectified cost aggregation do where a look-alike of the same noun is in the picture.
 
-A reduced sprite world (40 things, every expression has a distractor with the noun of its target), a small model, and
-the same scenes, steps and start for every variant of a seed. Each run takes minutes on one core, leaves one JSON file,
-and is not run again; the table pairs variants case by case.
+A reduced sprite world (`target_aware_world.py`), a small model, one start for all: pixel encoder and decoder learn the
+things' names on mosaics, then all but the towers learns masks on scenes, without a target-aware loss. From there every
+variant of a seed is trained on the same scenes for the same number of steps. Each run takes minutes on one core,
+leaves one JSON file, and is not run again; the table pairs variants case by case.
 
-    python benchmarks/target_aware.py --only ours --seed 1     one run (and the seed's warm-up, if it is not there yet)
+    python benchmarks/target_aware.py --only ours --seed 1     one run (and the start, if it is not there yet)
     python benchmarks/target_aware.py                          all runs that are missing, then the table
     python benchmarks/target_aware.py --table                  the table of what is there, also to docs/target-aware.md
 """
@@ -15,13 +16,15 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from target_aware_report import report, write_report
+from target_aware_report import report, verdict, write_report
+from target_aware_world import SIZE, scenes, the_world
 from timing import machine
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -34,7 +37,7 @@ from vlseg.models.cpu_speed import prefer_float32_depthwise
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.presets import build_preset
 from vlseg.models.processing import VLSegProcessor
-from vlseg.training.batches import Batch, collate_scenes
+from vlseg.training.batches import collate_scenes
 from vlseg.training.config import LossSection, OptimSection
 from vlseg.training.objective import loss_sums
 from vlseg.training.optimizer import build_optimizer
@@ -46,48 +49,28 @@ from vlseg.worlds.mosaic import mosaic
 from vlseg.worlds.scene import Scene
 from vlseg.worlds.sprites import SpriteWorld
 
-FORMS = {"none": {"target_form": "none"}, "talent": {"target_form": "talent"}, "ours": {"target_form": "ours"}}
+FORMS: dict[str, dict[str, Any]] = {
+    "none": {"target_form": "none"},
+    "talent": {"target_form": "talent"},
+    "ours": {"target_form": "ours", "target": 0.3, "stray": 1.0},
+}
 VARIANTS = [f"{form}{fusion}" for fusion in ("", "+rca") for form in FORMS]
 SEEDS = (1, 2, 3)
 
-SIZE = (128, 128)
-THINGS = 40
-KINDS = {"size": 0.2, "superlative": 0.4, "position": 0.3, "absent-hard": 0.1}
-QUERIES = 6  # asked of a scene; those whose distractors have another noun are dropped
 IMAGES = 12  # a step
-STEPS = 1000
-WARMUP = {"steps": 400, "images": 16}
-STRAY = 0.3
-PULLS = (200, 100)  # every so many steps, from which on, the gradient of each loss is measured
-OPTIM = OptimSection(lr=2e-3, matrix_lr=2e-2, warmup=30, schedule="constant-decay", decay=0.3, embedding_scale=4.0)
+STEPS = 250
+SCENES = 2400  # of a seed; they come again
+START = {"seed": 9, "mosaics": 400, "images": 16, "steps": 500}  # mosaics: steps on them; images: of such a step
+MOSAIC = (96, 96)
+ROWS = 0.3  # standard deviation of the fresh token rows
+PULLS = (50, 25)  # every so many steps, from which on, the gradient of each loss is measured
+NAMES = OptimSection(lr=2e-3, matrix_lr=2e-2, weight_decay=0.02, warmup=30, schedule="constant-decay", decay=0.3)
+OPTIM = OptimSection(lr=2e-3, matrix_lr=1e-2, warmup=30, schedule="constant-decay", decay=0.4, embedding_scale=2.0)
+TOWERS = ("pixel_encoder.", "vlm.model.vision_tower.")  # stay as the mosaics left them
 HEAD = {"dim": 64, "embed_dim": 32, "noun_dim": 32, "layers": 3, "presence": True}
 VAL_SEED, VAL_SCENES = 900_001, 250
 
-
-def the_world() -> SpriteWorld:
-    """Every n-th thing of the sprite world, drawn plainly."""
-    names = SpriteWorld().nouns
-    return SpriteWorld("plain", only=names[:: len(names) // THINGS][:THINGS])
-
-
-def reduced(scene: Scene) -> Scene | None:
-    """The scene with those queries only that have a distractor of their target's noun; None for fewer than two of them.
-
-    Queries without a target stay: they are part of training, and no case of the scores below.
-    """
-
-    def alike(query: Any) -> bool:
-        own = {scene.objects[t].glyph for t in query.targets}
-        return bool(own & {scene.objects[d].glyph for d in query.distractors})
-
-    scene.queries = [q for q in scene.queries if not q.targets or alike(q)]
-    return scene if sum(bool(q.targets) for q in scene.queries) >= 2 else None
-
-
-def scenes(world: SpriteWorld, seed: int, kinds: dict[str, float]) -> Iterator[Scene]:
-    """The endless stream of reduced scenes of a seed."""
-    made = (world.scene(seed, index, SIZE, QUERIES, kinds) for index in itertools.count())
-    return (scene for scene in map(reduced, made) if scene is not None)
+Watch = Callable[[int, VLSegModel, VLSegProcessor, dict[str, float]], None]
 
 
 def build(seed: int, fusion: str) -> tuple[VLSegModel, VLSegProcessor]:
@@ -95,40 +78,73 @@ def build(seed: int, fusion: str) -> tuple[VLSegModel, VLSegProcessor]:
     world = SpriteWorld()
     model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), seed, head={**HEAD, "fusion": fusion})
     model.config.image["area"] = processor.image["area"] = SIZE[0] * SIZE[1]
+    # For the choice to be learned within minutes: the word that chooses is the last one, and its state answers; rows of
+    # fresh words differ by more than the language model's own bias.
+    processor.suffix_ids = []
+    nn.init.normal_(model.get_input_embeddings().get_parameter("weight"), std=ROWS)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and not name.startswith(TOWERS))
     prefer_float32_depthwise(model)
     nn.Module.to(model, memory_format=torch.channels_last)
     return model, processor
 
 
-def warm(seed: int, work: Path, steps: int) -> dict[str, torch.Tensor]:
-    """Pixel encoder, decoder and noun prototypes of a seed after they have learned the things' names on mosaics."""
-    file = work / f"warm-{seed}-{steps}.pt"
-    if not file.exists():
-        model, processor = build(seed, "none")
-        tower, pool = NounTower(model), the_world().pool
-        optim = replace(OPTIM, weight_decay=0.02)
-        optimizer = build_optimizer(tower, optim)
-        for step in range(steps):
-            made = [mosaic(seed, 1024 * step + i, SIZE, 0.0, pool) for i in range(WARMUP["images"])]
-            glyphs = torch.full((len(made), max(len(m[2]) for m in made)), -1)
-            for row, (_, _, names) in zip(glyphs, made, strict=True):
-                row[: len(names)] = torch.from_numpy(names)
-            pixels, ids = (torch.stack([torch.tensor(m[n]) for m in made]) for n in (0, 1))
-            for group in optimizer.param_groups:
-                group["lr"] = group["base"] * rate(step, steps, optim)
-            nouns, prototypes = tower(processor.normalise(pixels))
-            labels = cell_nouns(ids, glyphs, (nouns.shape[-2], nouns.shape[-1]), len(prototypes) - 1)
-            loss = dense_noun_loss(nouns.float(), labels, prototypes).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            clip_grad_norm_(tower.parameters(), 1.0)
-            optimizer.step()
-            if (step + 1) % 100 == 0:
-                right = accuracy(nouns, labels, prototypes)
-                print(f"warm-up {seed}: step {step + 1} loss {loss.item():.3f} accuracy {right:.2f}", flush=True)
-        parts = ("pixel_encoder.", "pixel_decoder.", "noun_prototypes")
-        torch.save({k: v for k, v in model.state_dict().items() if k.startswith(parts)}, file)
-    return torch.load(file, weights_only=True)
+def learn_names(model: VLSegModel, processor: VLSegProcessor) -> None:
+    """Pixel encoder, decoder and noun prototypes learn the things' names on mosaics."""
+    tower, pool, steps = NounTower(model).requires_grad_(True), the_world().pool, START["mosaics"]
+    optimizer = build_optimizer(tower, NAMES)
+    for step in range(steps):
+        made = [mosaic(START["seed"], 1024 * step + i, MOSAIC, 0.0, pool) for i in range(START["images"])]
+        glyphs = torch.full((len(made), max(len(m[2]) for m in made)), -1)
+        for row, (_, _, names) in zip(glyphs, made, strict=True):
+            row[: len(names)] = torch.from_numpy(names)
+        pixels, ids = (torch.stack([torch.tensor(m[n]) for m in made]) for n in (0, 1))
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * rate(step, steps, NAMES)
+        nouns, prototypes = tower(processor.normalise(pixels))
+        labels = cell_nouns(ids, glyphs, (nouns.shape[-2], nouns.shape[-1]), len(prototypes) - 1)
+        loss = dense_noun_loss(nouns.float(), labels, prototypes).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            right = accuracy(nouns, labels, prototypes)
+            print(f"names: step {step + 1} loss {loss.item():.3f} accuracy {right:.2f}", flush=True)
+
+
+def start(work: Path) -> dict[str, torch.Tensor]:
+    """The weights that all runs begin with; made once."""
+    names, whole = work / "names.pt", work / "start.pt"
+    if not whole.exists():
+        if not names.exists():
+            model, processor = build(START["seed"], "none")
+            learn_names(model, processor)
+            torch.save(model.state_dict(), names)
+        model, processor = build(START["seed"], "none")
+        model.load_state_dict(torch.load(names, weights_only=True))
+        copy_tower(model)
+        seen, plain = stock(START["seed"], SCENES), LossSection(**FORMS["none"])
+        fit(model, processor, plain, replace(OPTIM, schedule="constant"), seen, START["steps"], "start")
+        torch.save(model.state_dict(), whole)
+    return torch.load(whole, weights_only=True)
+
+
+def begin(seed: int, fusion: str, work: Path) -> tuple[VLSegModel, VLSegProcessor]:
+    """A model with the start's weights. Fusion is new to it, and begins so that it hardly changes the masks."""
+    weights = start(work)
+    model, processor = build(seed, fusion)
+    missing, strange = model.load_state_dict(weights, strict=False)
+    new = ("mask_head.fusion.", "mask_head.to_fused.")
+    assert not strange
+    assert all(name.startswith(new) for name in missing), missing
+    if model.mask_head.fusion is not None:
+        with torch.no_grad():
+            for parameter in model.mask_head.to_fused.parameters():
+                parameter.zero_()
+            for norm in ("mix.1", "place.1"):
+                model.mask_head.fusion.get_parameter(f"{norm}.weight").mul_(0.1)
+    return model, processor
 
 
 def names_of(processor: VLSegProcessor, prototypes: int, pool: tuple[int, ...]) -> Phrases:
@@ -141,7 +157,7 @@ def names_of(processor: VLSegProcessor, prototypes: int, pool: tuple[int, ...]) 
 def pulls(model: VLSegModel, losses: dict[str, torch.Tensor], count: float) -> dict[str, float]:
     """Norm of the gradient of each loss, weighted as in training, with respect to all parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    out = {}
+    out: dict[str, float] = {}
     for name in ("mask", "target", "stray", "affinity", "sentence"):
         if name in losses and losses[name].requires_grad:
             found = torch.autograd.grad(losses[name] / count, parameters, retain_graph=True, allow_unused=True)
@@ -149,25 +165,37 @@ def pulls(model: VLSegModel, losses: dict[str, torch.Tensor], count: float) -> d
     return out
 
 
-def train(variant: str, seed: int, work: Path, steps: int, warmup: int) -> dict[str, Any]:
-    """One run: settings, seconds on the processor, scores and every case."""
-    form, _, fusion = variant.partition("+")
-    model, processor = build(seed, fusion or "none")
-    model.load_state_dict(warm(seed, work, warmup), strict=False)
-    copy_tower(model)
-    start, world = time.process_time(), the_world()
-    weights = replace(LossSection(stray=STRAY), **FORMS[form])
-    optimizer = build_optimizer(model, OPTIM)
-    assert world.pool is not None
+@lru_cache(maxsize=1)
+def stock(seed: int, count: int) -> list[Scene]:
+    """The first scenes of a seed, in memory: every variant of the seed sees the same."""
+    return list(itertools.islice(scenes(the_world(), seed), count))
+
+
+def fit(
+    model: VLSegModel,
+    processor: VLSegProcessor,
+    weights: LossSection,
+    optim: OptimSection,
+    seen: Iterable[Scene],
+    steps: int,
+    name: str,
+    watch: Watch | None = None,
+) -> tuple[list[float], list[dict[str, float]]]:
+    """Train all but the towers on the scenes, again and again. Returns the loss of every step, and `pulls` of some."""
+    optimizer = build_optimizer(model, optim)
+    pool = the_world().pool
+    assert pool is not None
     assert model.noun_prototypes is not None
-    table = names_of(processor, len(model.noun_prototypes), world.pool)
-    stream, history, pulled = scenes(world, seed, KINDS), [], []
+    table = names_of(processor, len(model.noun_prototypes), pool)
+    stream = itertools.cycle(seen)
+    history: list[float] = []
+    pulled: list[dict[str, float]] = []
+    begun = time.process_time()
     model.train()
     for step in range(steps):
-        batch: Batch = collate_scenes(list(itertools.islice(stream, IMAGES)), processor)
-        model.set_progress(step / steps)
+        batch = collate_scenes(list(itertools.islice(stream, IMAGES)), processor)
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * rate(step, steps, OPTIM)
+            group["lr"] = group["base"] * rate(step, steps, optim)
         output = model(pixel_values=processor.normalise(batch.pixels), **batch.packed.tensors())
         losses = loss_sums(output, batch, model.config, weights)
         count = float(batch.packed.valid.sum())
@@ -175,26 +203,43 @@ def train(variant: str, seed: int, work: Path, steps: int, warmup: int) -> dict[
         if step % PULLS[0] == PULLS[1]:
             pulled.append({"step": step, **pulls(model, losses, count)})
         optimizer.zero_grad()
-        (sum(losses.values()) / count).backward()
-        clip_grad_norm_(model.parameters(), OPTIM.clip)
+        (sum(losses.values()) / count).backward()  # type: ignore[union-attr]
+        clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
-        history.append(sum(float(v.detach()) for v in losses.values()) / count)
-        if (step + 1) % 100 == 0:
-            shown = {k: round(float(v.detach()) / count, 3) for k, v in losses.items()}
-            print(f"{variant}/{seed}: step {step + 1} {time.process_time() - start:.0f} s {shown}", flush=True)
-    seconds = time.process_time() - start
-    present = {kind: weight for kind, weight in KINDS.items() if not kind.startswith("absent")}
-    judged = list(itertools.islice(scenes(world, VAL_SEED, present), VAL_SCENES))
+        shown = {k: float(v.detach()) / count for k, v in losses.items()}
+        history.append(sum(shown.values()))
+        if (step + 1) % 50 == 0:
+            told = {k: round(v, 3) for k, v in shown.items()}
+            print(f"{name}: step {step + 1} {time.process_time() - begun:.0f} s {told}", flush=True)
+            if watch is not None:
+                watch(step + 1, model, processor, shown)
+    return history, pulled
+
+
+def train(variant: str, seed: int, work: Path, steps: int) -> dict[str, Any]:
+    """One run: settings, seconds on the processor, scores and every case."""
+    form, _, fusion = variant.partition("+")
+    model, processor = begin(seed, fusion or "none", work)
+    weights = LossSection(**FORMS[form])
+    seen = stock(seed, SCENES)  # not part of the seconds: whichever variant comes first makes them for all
+    begun = time.process_time()
+    history, pulled = fit(model, processor, weights, OPTIM, seen, steps, f"{variant}/{seed}")
+    seconds = time.process_time() - begun
+    judged = itertools.islice(scenes(the_world(), VAL_SEED, absent=0.0), VAL_SCENES)
     # every case has its target: what is asked here is which object, not whether there is one
     cases = score_scenes(model, processor, judged, batch=16, threshold=0.0)
     return {
         "variant": variant,
         "seed": seed,
         "steps": steps,
-        "warmup": warmup,
-        "stray": weights.stray,
+        "images": IMAGES,
+        "size": SIZE,
+        "judged": VAL_SCENES,
+        "rows": ROWS,
+        "start": START,
+        "weights": {key: getattr(weights, key) for key in ("target", "stray", "affinity", "sentence")},
         "seconds": round(seconds),
-        "loss": [round(sum(history[i : i + 50]) / 50, 4) for i in range(0, len(history), 50)],
+        "loss": [round(sum(history[i : i + 25]) / 25, 4) for i in range(0, len(history), 25)],
         "pulls": pulled,
         "scores": summary(cases),
         "cases": [case.to_dict() for case in cases],
@@ -207,7 +252,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="variants to run")
     parser.add_argument("--seed", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--warmup", type=int, default=WARMUP["steps"], help="steps of each seed's warm-up")
     parser.add_argument("--work", type=Path, default=Path("out/target-aware"), help="where runs leave their files")
     parser.add_argument("--table", action="store_true", help="run nothing; write the table of what is there")
     parser.add_argument("--docs", type=Path, default=Path("docs/target-aware.md"))
@@ -221,16 +265,17 @@ def main() -> None:
             if file.exists():
                 print(f"{file}: is there")
                 continue
-            result = train(variant, seed, args.work, args.steps, args.warmup)
+            result = train(variant, seed, args.work, args.steps)
             write_whole(file, json.dumps(result))
-            print(f"{file}: {result['seconds']} s { ({k: round(v, 4) for k, v in result['scores'].items()}) }")
+            told = {name: round(score, 4) for name, score in result["scores"].items()}
+            print(f"{file}: {result['seconds']} s {told}", flush=True)
         return
     runs = [json.loads(file.read_text()) for file in sorted(args.work.glob("*-*.json"))]
     if not runs:
         raise VLSegError(f"{args.work}: no run there yet; start one with --only ours --seed 1")
-    told = report(runs, VARIANTS)
-    write_report(told, args.docs)
-    print(json.dumps(told) if args.json else args.docs.read_text())
+    found = report(runs, VARIANTS)
+    write_report(found, args.docs)
+    print(json.dumps(found) if args.json else f"{args.docs}\n{verdict(found)}")
 
 
 if __name__ == "__main__":

@@ -53,26 +53,67 @@ def test_a_query_without_target_is_driven_from_all_regions():
     assert target_contrast(query, regions, none, none).item() == 0
 
 
+@pytest.fixture
+def look_alikes():
+    """(regions, targets, distractors, logits) of two queries: a target of 8 pixels, look-alikes of 1 and of 32."""
+    regions = torch.zeros(1, 3, 8, 8)
+    regions[0, 0, 7], regions[0, 1, 6, 0], regions[0, 2, :4] = 1, 1, 1
+    targets = torch.tensor([[[True, False, False]] * 2])
+    distractors = torch.tensor([[[False, True, False], [False, False, True]]])
+    return regions, targets, distractors, torch.full((1, 2, 8, 8), 2.0, requires_grad=True)
+
+
 def test_stray_activation_by_hand():
-    logits = torch.tensor([[[[2.0, -2.0, 3.0, 0.0]]]])
-    target = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
-    distractors = torch.tensor([[[[0.0, 1.0, 1.0, 1.0]]]])  # one pixel is the target's as well
-    want = (math.log(1 + math.exp(3)) + math.log(2)) / 2
-    assert stray_activation(logits, distractors, target).item() == pytest.approx(want)
+    logits = torch.tensor([[[[2.0, -1.0, 3.0, 0.0]]]])
+    regions = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 1.0, 1.0, 1.0]]]])  # one pixel is both's
+    target, distractor = torch.tensor([[[True, False]]]), torch.tensor([[[False, True]]])
+
+    def want(inside, outside):
+        return math.log(1 + math.exp(outside - inside))
+
+    assert stray_activation(logits, regions, target, distractor).item() == pytest.approx(want(0.5, 1.5))
     valid = torch.tensor([[[[1.0, 1.0, 1.0, 0.0]]]])
-    assert stray_activation(logits, distractors, target, valid).item() == pytest.approx(math.log(1 + math.exp(3)))
-    assert stray_activation(logits, torch.zeros_like(logits), target).item() == 0
+    assert stray_activation(logits, regions, target, distractor, valid).item() == pytest.approx(want(0.5, 3.0))
 
 
-def test_stray_activation_weighs_a_small_look_alike_like_a_large_one():
-    target = torch.zeros(1, 2, 8, 8)
-    distractors = torch.zeros(1, 2, 8, 8)
-    distractors[0, 0, 0, 0], distractors[0, 1, :4] = 1, 1
-    logits = torch.full((1, 2, 8, 8), 2.0, requires_grad=True)
-    loss = stray_activation(logits, distractors, target)[0]
+def test_stray_activation_without_distractor_or_target():
+    logits = torch.full((1, 1, 2, 2), 2.0)
+    regions = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    one, no = torch.tensor([[[True]]]), torch.tensor([[[False]]])
+    assert stray_activation(logits, regions, one, no).item() == 0
+    assert stray_activation(logits, regions, one, one).item() == 0  # no pixel of it is only the distractor's
+    assert stray_activation(logits, regions, no, one).item() == pytest.approx(math.log(1 + math.exp(2)))
+
+
+def test_stray_activation_weighs_a_small_look_alike_like_a_large_one(look_alikes):
+    regions, targets, distractors, logits = look_alikes
+    loss = stray_activation(logits, regions, targets, distractors)[0]
     assert loss[0].item() == pytest.approx(loss[1].item())
     loss.sum().backward()
-    assert torch.equal(logits.grad > 0, distractors > 0)
+    rivals = torch.einsum("bkm,bmhw->bkhw", distractors.float(), regions) > 0
+    assert torch.equal(logits.grad > 0, rivals)
+    assert torch.equal(logits.grad < 0, (regions[:, :1] > 0).expand_as(rivals))
+
+
+def test_empty_masks_do_not_win(look_alikes):
+    """To leave everything out costs as much as to light everything up; only to choose costs less."""
+    regions, targets, distractors, logits = look_alikes
+
+    def loss(values):
+        return stray_activation(values, regions, targets, distractors).sum().item()
+
+    both, chosen = logits.detach(), 4 * regions[:, :1].expand(1, 2, 8, 8) - 2
+    assert loss(both) == pytest.approx(loss(-both)) == pytest.approx(2 * math.log(2))
+    assert loss(chosen) < 0.1 * loss(both)
+
+
+def test_the_gradient_is_finite_where_there_is_nothing_to_choose():
+    regions, no = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2).bool()
+    regions[0, 0, :2] = 1
+    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
+    targets = torch.tensor([[[True, False], [False, False]]])
+    stray_activation(logits, regions, targets, no).sum().backward()
+    assert not logits.grad.any()
 
 
 def test_an_object_that_is_told_twice_is_no_negative_of_itself():

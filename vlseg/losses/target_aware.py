@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from vlseg.losses.mask import weighted_mean
+NEVER = -1e4  # of a logit: as good as minus infinity, with a gradient of 0 where nothing else is left
 
 
 # vlseg's form --------------------------------------------------------------------------------------------------------
@@ -38,11 +38,21 @@ def target_contrast(
     Returns (B, K): minus the mean log-probability of the positives, each against all non-positives.
     """
     cosine = F.normalize(query.float(), dim=-1) @ F.normalize(regions.float(), dim=-1).transpose(1, 2)
-    logits = cosine / temperature
-    none = torch.zeros_like(logits[..., :1])
-    negatives = torch.cat([logits.masked_fill(positive | ~candidate, float("-inf")), none], -1).logsumexp(-1)
-    found = torch.logaddexp(negatives[..., None], logits) - logits
+    return choice(cosine / temperature, positive, candidate)
+
+
+def choice(logits: torch.Tensor, positive: torch.Tensor, candidate: torch.Tensor, nothing: bool = True) -> torch.Tensor:
+    """Cross-entropy of choosing the positives, each against all candidates that are none, and against "nothing" at 0.
+
+    logits: (B, K, M); positive, candidate: (B, K, M) bool; nothing: whether that is a rival of the positives. Returns
+    (B, K), the mean over the positives; without one "nothing" is right.
+    """
     count = positive.sum(-1)
+    none = torch.zeros_like(logits[..., :1])
+    if not nothing:
+        none = none.masked_fill(count[..., None] > 0, NEVER)
+    negatives = torch.cat([logits.masked_fill(positive | ~candidate, NEVER), none], -1).logsumexp(-1)
+    found = torch.logaddexp(negatives[..., None], logits) - logits
     per_query = (found * positive).sum(-1) / count.clamp(min=1)
     return torch.where(count > 0, per_query, negatives)
 
@@ -62,15 +72,33 @@ def twins(regions: torch.Tensor, targets: torch.Tensor, overlap: float = 0.5) ->
 
 
 def stray_activation(
-    logits: torch.Tensor, distractors: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None
+    logits: torch.Tensor,
+    regions: torch.Tensor,
+    targets: torch.Tensor,
+    distractors: torch.Tensor,
+    valid: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy towards "outside" over the distractors' pixels that are not the target's.
+    """How active a query is inside its distractors, compared with its target: `choice` by a region's mean logit.
 
-    logits, distractors, target: (B, K, h, w), the latter two in 0..1. Returns (B, K), 0 for a query without distractor.
-    The mask loss has these pixels too, among all others: here a small look-alike weighs as much as a large one.
+    logits: (B, K, h, w); regions: (B, M, h, w) in 0..1; targets, distractors: (B, K, M) bool; valid: as in
+    `vlseg.losses.mask`. Pixels of a distractor that are the target's as well do not count. Returns (B, K), 0 for a
+    query without distractor. A small look-alike weighs as much as a large one. Only the difference counts, so that
+    empty masks win nothing: a penalty on the distractors' logits alone keeps masks from being learned
+    (docs/target-aware.md).
     """
-    weight = distractors * (1 - target)
-    return weighted_mean(F.softplus(logits), weight if valid is None else weight * valid)
+    counts = torch.ones_like(logits) if valid is None else valid
+    own = torch.einsum("bkm,bmhw->bkhw", targets.to(regions.dtype), regions).clamp(max=1)
+    inside, _ = _means(logits, regions, counts)
+    outside, area = _means(logits, regions, counts * (1 - own))
+    against = distractors & ~targets & (area > 1e-3)
+    loss = choice(torch.where(targets, inside, outside), targets, against | targets, nothing=False)
+    return torch.where(against.any(-1), loss, 0.0)
+
+
+def _means(logits: torch.Tensor, regions: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of each query's logits in each region, and the region's area, both (B, K, M). weight: (B, K, h, w)."""
+    area = torch.einsum("bkhw,bmhw->bkm", weight, regions)
+    return torch.einsum("bkhw,bmhw->bkm", logits * weight, regions) / area.clamp(min=1e-4), area
 
 
 # TALENT's form -------------------------------------------------------------------------------------------------------

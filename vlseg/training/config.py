@@ -169,6 +169,38 @@ class PathSection:
 
 
 @dataclass
+class ReinforceSection:
+    """Reinforcement of path mode on paths that the model draws (`vlseg/training/reinforce.py`).
+
+    Needs a model that writes paths already. Of an image take part at most `queries` that have a target; the model draws
+    `group` paths for each, at `temperature`. A path's reward is IoU + boundary x boundary IoU - cost x tokens, found by
+    so many worker processes (0: by the run's own). divergence: weight of the KL divergence from the model that the run
+    started from. updates: steps on each batch of paths; clip: how far the ratio of probabilities may move in them.
+    supervised: weight of the supervised losses (`loss`) of the same batch; 0: none.
+    """
+
+    on: bool = field(default=False, metadata={"main": True})
+    queries: int = 4
+    group: int = 8
+    temperature: float = 1.0
+    boundary: float = 0.5
+    cost: float = 1e-3
+    divergence: float = 0.02
+    updates: int = 1
+    clip: float = 0.2
+    supervised: float = 0.1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise ValueError(f"reinforce.group = {self.group}: a path is judged by its group, which needs 2 at least")
+        if self.queries < 1 or self.updates < 1:
+            raise ValueError("reinforce.queries and reinforce.updates must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"reinforce.temperature = {self.temperature}: must be above 0")
+
+
+@dataclass
 class ClosedSection:
     """A network for a closed set of classes instead of the native model; see `vlseg/systems/closed_net.py`.
 
@@ -218,10 +250,12 @@ class OptimSection:
 class LossSection:
     """Weights of the losses; see `vlseg/losses`. `coarse` weighs the deep supervision of the head's earlier stages.
 
-    target_form: "ours", the contrast of every query with the regions of its image (`target`) and the activation inside
-    distractors (`stray`); "talent", the published form (`affinity`, `sentence`, with its weights); or "none".
+    target_form: "ours", the contrast of every query with the regions of its image (`target`) and how active it is in
+    distractors, compared with its target (`stray`); "talent", the published form (`affinity`, `sentence`, with its
+    weights); or "none".
     slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1. path: tokens of the paths,
-    where the run trains them (`paths`).
+    where the run trains them (`paths`); path_spread: over how many places and bins around the right one their targets
+    are spread (standard deviation), 0: not at all.
     """
 
     bce: float = 2.0
@@ -235,6 +269,7 @@ class LossSection:
     sentence: float = 0.01
     slots: float = 1.0
     path: float = 1.0
+    path_spread: float = 0.0
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0
@@ -287,5 +322,6 @@ class TrainConfig:
     adapter: AdapterSection = field(default_factory=AdapterSection)
     qat: QatSection = field(default_factory=QatSection)
     paths: PathSection = field(default_factory=PathSection)
+    reinforce: ReinforceSection = field(default_factory=ReinforceSection)
     closed: ClosedSection = field(default_factory=ClosedSection)
     first: dict[str, Any] = field(default_factory=dict)

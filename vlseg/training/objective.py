@@ -9,23 +9,23 @@ import torch.nn.functional as F
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
 from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, shrink
-from vlseg.losses.path import path_loss
+from vlseg.losses.path import Near, path_loss
 from vlseg.losses.slots import slot_losses
 from vlseg.losses.target_aware import pooled, stray_activation, talent_losses, target_contrast, twins
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.modeling import VLSegOutput
+from vlseg.models.path_head import grammar_of
 from vlseg.training.batches import Batch
 from vlseg.training.config import LossSection
 
 
 @dataclass(slots=True)
 class Wanted:
-    """The truth at one resolution. regions: (B, M, h, w); masks, distractors: (B, K, h, w), unions of a query's; all in
+    """The truth at one resolution. regions: (B, M, h, w); masks: (B, K, h, w), unions of a query's targets; both in
     0..1. valid: (B, K, h, w) in 0..1, the share of a cell that counts, or None where all does."""
 
     regions: torch.Tensor
     masks: torch.Tensor
-    distractors: torch.Tensor
     valid: torch.Tensor | None
 
 
@@ -44,15 +44,13 @@ def wanted(batch: Batch, valid: torch.Tensor | None, size: tuple[int, int]) -> W
     """The truth at (h, w). valid: what `counted` gave."""
     regions = (batch.regions == 1).float()
     small, _ = shrink(regions, size)
-
-    def union(which: torch.Tensor) -> torch.Tensor:
-        if valid is None:
-            return torch.einsum("bkm,bmhw->bkhw", which.float(), small).clamp(max=1)
-        whole = torch.einsum("bkm,bmhw->bkhw", which.float(), regions).clamp(max=1)
-        return shrink(whole, size, valid)[0]
-
+    if valid is None:
+        masks = torch.einsum("bkm,bmhw->bkhw", batch.targets.float(), small).clamp(max=1)
+    else:
+        whole = torch.einsum("bkm,bmhw->bkhw", batch.targets.float(), regions).clamp(max=1)
+        masks = shrink(whole, size, valid)[0]
     share = None if valid is None else F.interpolate(valid.float(), size=size, mode="area")
-    return Wanted(small, union(batch.targets), union(batch.distractors), share)
+    return Wanted(small, masks, share)
 
 
 def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: LossSection) -> dict[str, torch.Tensor]:
@@ -85,7 +83,8 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         losses["slots"] = weights.slots * ((mask * present).sum() + (score * valid).sum())
     targets = batch.packed.path_targets
     if output.path_logits is not None and targets is not None and weights.path:
-        tokens = path_loss(output.path_logits, targets, batch.packed.owner, batch.packed.valid.shape[1])
+        near = Near(grammar_of(config).vocabulary, weights.path_spread) if weights.path_spread else None
+        tokens = path_loss(output.path_logits, targets, batch.packed.owner, batch.packed.valid.shape[1], near)
         losses["path"] = weights.path * (tokens * valid).sum()
     losses |= target_aware(output, batch, weights, fine, coarse)
     losses |= noun_losses(output, batch, weights)
@@ -122,7 +121,7 @@ def target_aware(
         contrast = target_contrast(output.query_embedding, regions, positive, candidate)
         losses["target"] = weights.target * (contrast * counts).sum()
     if weights.target_form == "ours" and weights.stray:
-        stray = stray_activation(output.mask_logits, fine.distractors, fine.masks, fine.valid)
+        stray = stray_activation(output.mask_logits, fine.regions, batch.targets, batch.distractors, fine.valid)
         losses["stray"] = weights.stray * (stray * valid).sum()
     return losses
 
