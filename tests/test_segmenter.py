@@ -98,8 +98,9 @@ def test_max_pixels(segmenter, picture):
     [
         ({"mode": "path"}, "has no path mode"),
         ({"mode": "pth"}, "known: mask, path"),
-        ({"refine": "sam2"}, "has no refiner"),
-        ({"refine": "x"}, "known: none"),
+        ({"refine": "vlseg=nowhere"}, "no config.json in nowhere"),
+        ({"refine": "x"}, "known: none, vlseg, vlseg=FOLDER, sam2"),
+        ({"refine": "sam2=nowhere"}, "no config.json in nowhere"),
         ({"presence_threshold": 2}, "presence threshold"),
         ({"mask_threshold": 1.0}, "mask threshold"),
     ],

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlseg.masks import rle as codec
 from vlseg.masks.svg import path_data, path_to_mask
-from vlseg.types import Answer, Query, Result, Sample, Segment, VLSegError
+from vlseg.types import Answer, Coarse, Query, Result, Sample, Segment, VLSegError
 
 
 def segment(mask: np.ndarray, score: float = 0.9) -> Segment:
@@ -41,6 +41,29 @@ def test_json_round_trip():
     assert len(again) == 3
     assert again[2].reason == "no pixel"
     assert again[2].score is None
+
+
+def test_a_refined_segment_says_so_and_holds_what_it_was():
+    result, a, b = example()
+    before, written, refined = result[0].segments[0], segment(a), segment(b)
+    written.stage = "path"
+    refined.stage, refined.coarse = "refined", Coarse("path", written.rle, written.path)
+    result[0].segments = [before, written, refined]
+    data = json.loads(result.to_json())
+    shown = data["answers"][0]["segments"]
+    assert [entry["stage"] for entry in shown] == ["mask", "path", "refined"]
+    assert ["coarse" in entry for entry in shown] == [False, False, True]
+    again = Result.from_dict(data)
+    assert again[0].segments == result[0].segments
+    np.testing.assert_array_equal(codec.decode(again[0].segments[2].coarse.rle), a)
+    np.testing.assert_array_equal(again[0].mask, a | b)
+    for entry in shown:  # what was written before there were stages
+        del entry["stage"]
+        entry.pop("coarse", None)
+    assert [s.stage for s in Result.from_dict(data)[0].segments] == ["mask"] * 3
+    shown[0]["coarse"] = {"stage": "mask"}
+    with pytest.raises(VLSegError, match="not a vlseg Result"):
+        Result.from_dict(data)
 
 
 def test_mask_is_the_union_and_empty_without_segments():

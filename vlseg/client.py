@@ -114,7 +114,9 @@ class Client:
         """
         check_thresholds(presence_threshold, mask_threshold)
         if refine != "none":
-            raise VLSegError(f"{self.url}: a server refines no masks; use refine='none'")
+            raise VLSegError(
+                f"{self.url}: a server refines masks for all (vlseg serve --refine) or none; leave refine out"
+            )
         options = {"presence_threshold": presence_threshold, "mask_threshold": mask_threshold, "mode": mode}
         if not isinstance(image, list | tuple):
             return self._ask(image, check_queries(queries), options)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from vlseg.data.images import MAX_PIXELS, open_image
 from vlseg.systems.base import PartialAnswer, PathSystem, System, check_queries, check_thresholds
+from vlseg.systems.refining import check_refine, refined
 from vlseg.systems.registry import load_system
 from vlseg.types import Answer, Mode, Result, VLSegError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     Picture = str | Path | Image.Image | np.ndarray
 
 MODES = ("mask", "path")
-REFINERS = ("none", "vlseg", "sam2")
 
 
 class Segmenter:
@@ -34,6 +34,9 @@ class Segmenter:
         keep_picture: results hold their picture, so that `Result.overlay` works.
         tile: side in pixels of the tiles in which larger images are looked at, in bounded memory; None: no tiles.
         tile_scope: what tiles may add to the view of the whole; see `vlseg.systems.tiling.TiledSystem`.
+        refine: what makes masks sharper: "none", "vlseg", "sam2", or one with "=FOLDER"; SAM 2 looks at each tile.
+        cache: folder in which the features of images are kept, for systems that encode images; None: nowhere.
+        cache_size: bytes that it may hold; the least recently used are dropped.
 
     Raises VLSegError, in one line, for a model that is unknown, missing or broken, and a device that is not there.
     """
@@ -48,13 +51,23 @@ class Segmenter:
         keep_picture: bool = True,
         tile: int | None = None,
         tile_scope: str = "whole",
+        refine: str = "none",
+        cache: str | Path | None = None,
+        cache_size: int | None = None,
     ):
+        check_refine(refine)
         ready = model is not None and not isinstance(model, str | Path)
-        self.system: System = model if ready else load_system(model, device, dtype)  # type: ignore[assignment,arg-type]
-        if tile is not None:
-            from vlseg.systems.tiling import TiledSystem
+        self._plain: System = model if ready else load_system(model, device, dtype)  # type: ignore[assignment,arg-type]
+        self._placed, self._tiles = (device, dtype), (tile, tile_scope)
+        if cache is not None:
+            if ready:
+                raise VLSegError("cache: for models by name or folder, whose files tell them from others")
+            from vlseg.systems.cached import LIMIT, cached
 
-            self.system = TiledSystem(self.system, tile, tile_scope)
+            self._plain = cached(self._plain, cache, model, device, dtype, LIMIT if cache_size is None else cache_size)  # type: ignore[arg-type]
+        self._refined: dict[str, System] = {}
+        self.refine = refine
+        self.system = self._system(refine)
         self.max_pixels, self.keep_picture = max_pixels, keep_picture
 
     @property
@@ -70,7 +83,7 @@ class Segmenter:
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
         mode: Mode = "mask",
-        refine: str = "none",
+        refine: str | None = None,
     ) -> Result: ...
 
     @overload
@@ -81,7 +94,7 @@ class Segmenter:
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
         mode: Mode = "mask",
-        refine: str = "none",
+        refine: str | None = None,
     ) -> list[Result]: ...
 
     def __call__(
@@ -91,7 +104,7 @@ class Segmenter:
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
         mode: Mode = "mask",
-        refine: str = "none",
+        refine: str | None = None,
     ) -> Result | list[Result]:
         """Answer queries about an image, or about each of a list of images.
 
@@ -99,19 +112,20 @@ class Segmenter:
         of texts; for a list of images a list of such lists, or one list that is asked of every image.
         presence_threshold: score in 0..1 from which on a query counts as found; default: the model's own.
         mask_threshold: probability above which a pixel is foreground. mode: "mask", or "path" where the model has one:
-        it writes a path, and the mask is its exact raster.
+        it writes a path, and the mask is its exact raster. refine: as for the class; default: what was said there.
 
         Returns one `Result`, or a list of them. `seconds` leaves out the reading of files; in a batch it is the share
         of an image. Raises VLSegError for an image that cannot be read, an empty query, a threshold out of range, and
         a mode or refiner that the model does not have.
         """
         self.check(presence_threshold, mask_threshold, mode, refine)
+        system = self._system(refine)
         many = isinstance(image, list | tuple)
         rows = self._rows(image, queries) if many else [check_queries(queries)]
         opened = [open_image(source, self.max_pixels) for source in (image if many else [image])]
         extra: dict[str, Any] = {} if mode == "mask" else {"mode": mode}  # systems without paths know no mode
         start = time.perf_counter()
-        answers = self.system.segment_batch(
+        answers = system.segment_batch(
             [picture for picture, _ in opened],
             rows,
             presence_threshold=presence_threshold,
@@ -119,7 +133,7 @@ class Segmenter:
             **extra,
         )
         seconds = (time.perf_counter() - start) / max(len(opened), 1)
-        protocol = self.protocol(presence_threshold, mask_threshold, mode)
+        protocol = self.protocol(presence_threshold, mask_threshold, mode, refine)
         results = [
             self._result(picture, name, row, protocol, seconds)
             for (picture, name), row in zip(opened, answers, strict=True)
@@ -156,25 +170,43 @@ class Segmenter:
         )
 
     def check(
-        self, presence_threshold: float | None, mask_threshold: float, mode: str = "mask", refine: str = "none"
+        self, presence_threshold: float | None, mask_threshold: float, mode: str = "mask", refine: str | None = None
     ) -> None:
-        """Raises VLSegError for settings that are wrong, or that this model cannot follow."""
+        """Raises VLSegError for settings that are wrong, or that this model cannot follow; loads the refiner."""
         check_thresholds(presence_threshold, mask_threshold)
         if mode not in MODES:
             raise VLSegError(f"mode {mode!r}: unknown; known: {', '.join(MODES)}")
-        if mode not in self.system.modes:
-            raise VLSegError(f"{self.name} has no {mode} mode; use --mode {self.system.modes[0]}")
-        if refine not in REFINERS:
-            raise VLSegError(f"refine {refine!r}: unknown; known: {', '.join(REFINERS)}")
-        if refine != "none":
-            raise VLSegError(f"{self.name} has no refiner {refine!r}; use --refine none")
+        if mode not in self._plain.modes:
+            raise VLSegError(f"{self.name} has no {mode} mode; use --mode {self._plain.modes[0]}")
+        if mode not in (system := self._system(refine)).modes:
+            raise VLSegError(f"tiles and refiners give masks alone; leave --mode {mode} out, or use {system.modes[0]}")
 
     def protocol(
-        self, presence_threshold: float | None = None, mask_threshold: float = 0.5, mode: Mode = "mask"
+        self,
+        presence_threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        mode: Mode = "mask",
+        refine: str | None = None,
     ) -> str:
         """How answers come about, in one line; part of every `Result`."""
-        threshold = self.system.presence_threshold if presence_threshold is None else presence_threshold
-        return protocol_line(self.system.protocol, threshold, mask_threshold, mode)
+        system = self._system(refine)
+        threshold = system.presence_threshold if presence_threshold is None else presence_threshold
+        return protocol_line(system.protocol, threshold, mask_threshold, mode)
+
+    def _system(self, refine: str | None) -> System:
+        """What answers with that refiner, loaded when it is first asked for."""
+        refine = self.refine if refine is None else refine
+        if refine not in self._refined:
+            # Our refiner looks at crops of the whole image, and what tiles make of an answer forgets how it came about.
+            last = refine.startswith("vlseg")
+            system = self._plain if last else refined(self._plain, refine, *self._placed)
+            tile, scope = self._tiles
+            if tile is not None:
+                from vlseg.systems.tiling import TiledSystem
+
+                system = TiledSystem(system, tile, scope)
+            self._refined[refine] = refined(system, refine, *self._placed) if last else system
+        return self._refined[refine]
 
     def _rows(self, images: Sequence[Any], queries: Any) -> list[list[str]]:
         if isinstance(queries, str) or (queries and all(isinstance(q, str) for q in queries)):

@@ -25,6 +25,7 @@ class RLE(TypedDict):
 
 Status = Literal["found", "absent", "failed"]
 Mode = Literal["mask", "path"]
+Stage = Literal["mask", "path", "refined"]
 
 
 class VLSegError(Exception):
@@ -65,10 +66,24 @@ class Sample:
 
 
 @dataclass(slots=True)
+class Coarse:
+    """What a refined segment was before. stage: "mask" or "path"; rle, path: as in `Segment`."""
+
+    stage: Stage
+    rle: RLE
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order of the result JSON."""
+        return {"stage": self.stage, "rle": _plain(self.rle), "path": self.path}
+
+
+@dataclass(slots=True)
 class Segment:
     """One connected answer region or instance. bbox: COCO [x, y, w, h] in pixels; area in pixels.
 
     path: SVG path data in pixels of the image, even-odd; in mask mode the exact pixel outline of ``rle``.
+    stage: what made ``rle``: a mask, a path that the model wrote, or the refiner; coarse: what the refiner was given.
     """
 
     score: float
@@ -76,16 +91,30 @@ class Segment:
     area: int
     rle: RLE
     path: str
+    stage: Stage = "mask"
+    coarse: Coarse | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data in the order of the result JSON."""
-        return {
+        """Plain data in the order of the result JSON; ``coarse`` only where the segment was refined."""
+        data = {
             "score": round(float(self.score), 6),
             "bbox": list(self.bbox),
             "area": int(self.area),
-            "rle": {"size": list(self.rle["size"]), "counts": self.rle["counts"]},
+            "rle": _plain(self.rle),
             "path": self.path,
+            "stage": self.stage,
         }
+        return data if self.coarse is None else {**data, "coarse": self.coarse.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Segment:
+        """The inverse of ``to_dict``. Raises TypeError for keys that are missing or unknown."""
+        coarse = data.get("coarse")
+        return cls(**{**data, "coarse": None if coarse is None else Coarse(**coarse)})
+
+
+def _plain(rle: RLE) -> dict[str, Any]:
+    return {"size": list(rle["size"]), "counts": rle["counts"]}
 
 
 @dataclass(slots=True)
@@ -163,7 +192,14 @@ class Result:
         try:
             size = (int(data["size"][0]), int(data["size"][1]))
             answers = [
-                Answer(a["text"], a["status"], a["score"], size, a.get("reason"), [Segment(**s) for s in a["segments"]])
+                Answer(
+                    a["text"],
+                    a["status"],
+                    a["score"],
+                    size,
+                    a.get("reason"),
+                    [Segment.from_dict(s) for s in a["segments"]],
+                )
                 for a in data["answers"]
             ]
             return cls(data["image"], size, data["model"], answers, data.get("protocol", ""), data.get("seconds", 0.0))

@@ -50,6 +50,8 @@ def _no_key(monkeypatch):
         (["--deadline", "0"], "--deadline"),
         (["--api-key-file", "missing"], "missing: cannot be read"),
         (["--prot", "1"], "did you mean --port"),
+        (["--refine", "sam"], "known: none, vlseg"),
+        (["--refine", "sam2=nowhere"], "no config.json in nowhere"),
     ],
 )
 def test_wrong_calls(capsys, arguments, says):

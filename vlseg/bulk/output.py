@@ -104,10 +104,18 @@ def read_results(folder: Path) -> Iterator[dict[str, Any]]:
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from pq.read_table(file).to_pylist()
+            yield from map(_without_nulls, pq.read_table(file).to_pylist())
         else:
             with open(file, encoding="utf-8") as lines:
                 yield from map(json.loads, lines)
+
+
+def _without_nulls(result: dict[str, Any]) -> dict[str, Any]:
+    """A row as result JSON: a segment that was not refined has no "coarse" there."""
+    for segment in (segment for answer in result["answers"] for segment in answer["segments"]):
+        if segment.get("coarse") is None:
+            segment.pop("coarse", None)
+    return result
 
 
 def clean(folder: Path) -> None:
@@ -124,7 +132,18 @@ def _parquet(results: list[dict[str, Any]]) -> bytes:
 
     text, whole, real = pa.string(), pa.int64(), pa.float64()
     rle = pa.struct([("size", pa.list_(whole)), ("counts", text)])
-    segment = pa.struct([("score", real), ("bbox", pa.list_(real)), ("area", whole), ("rle", rle), ("path", text)])
+    coarse = pa.struct([("stage", text), ("rle", rle), ("path", text)])
+    segment = pa.struct(
+        [
+            ("score", real),
+            ("bbox", pa.list_(real)),
+            ("area", whole),
+            ("rle", rle),
+            ("path", text),
+            ("stage", text),
+            ("coarse", coarse),
+        ]
+    )
     answer = pa.struct(
         [("text", text), ("status", text), ("score", real), ("reason", text), ("segments", pa.list_(segment))]
     )

@@ -37,7 +37,7 @@ def parser() -> Parser:
     add("--out", metavar="DIR", help="write masks, overlay, SVG and JSON of every image to this folder")
     add("--json", action="store_true", help="the Result on stdout as JSON and nothing else; one a line for many images")
     add("--mode", choices=["mask", "path"], default="mask", help="mask (default), or path where the model has it")
-    add("--refine", choices=["none", "vlseg", "sam2"], default="none", help="none (default), or a refiner of the model")
+    add("--refine", metavar="R", default="none", help="none (default), vlseg, sam2, or one with =FOLDER: sharper masks")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
     add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
@@ -47,6 +47,8 @@ def parser() -> Parser:
     add("--tile-size", metavar="PX", help="side of a tile (default 1024); with it --tile is understood")
     add("--tile-scope", choices=["whole", "any"], default="whole", help="whole (default): tiles only sharpen what is "
         "found in the image as a whole; any: tiles may always add objects")  # fmt: skip
+    add("--cache", metavar="DIR", help="keep what the model makes of images in this folder, for the next questions")
+    add("--cache-size", metavar="GB", help="the least recently used goes beyond it (default 10)")
     add("--quiet", action="store_true", help="no table, no progress")
     segment_bulk.add_options(parser)
     return parser
@@ -62,10 +64,12 @@ def run(argv: Sequence[str]) -> int:
         if not text.strip():
             raise VLSegError(f"query {number} is empty: say in words what to segment")
     from vlseg.data.images import open_image, parse_pixels
+    from vlseg.systems.refining import check_refine
 
-    max_pixels, tiles = parse_pixels(args.max_pixels), _tiles(args)
+    check_refine(args.refine)
+    max_pixels, tiles, cache = parse_pixels(args.max_pixels), _tiles(args), _cache(args)
     if segment_bulk.wanted(args):
-        return segment_bulk.run(args, presence, mask, max_pixels, tiles)
+        return segment_bulk.run(args, presence, mask, max_pixels, tiles, cache)
     if not args.queries:
         raise VLSegError("QUERY is missing: say in words what to segment, or give --queries FILE")
     sources, many = expand(args.image, args.out)
@@ -84,8 +88,9 @@ def run(argv: Sequence[str]) -> int:
     with quiet_loading():
         from vlseg.segmenter import Segmenter
 
-        segmenter = Segmenter(args.model, args.device, args.dtype, max_pixels=max_pixels, **tiles)
-    segmenter.check(presence, mask, args.mode, args.refine)
+        options = {"max_pixels": max_pixels, "refine": args.refine, **tiles, **cache}
+        segmenter = Segmenter(args.model, args.device, args.dtype, **options)
+    segmenter.check(presence, mask, args.mode)
     return _Run(args, segmenter, out, sources, many, presence, mask).go()
 
 
@@ -95,6 +100,17 @@ def _tiles(args: Namespace) -> dict[str, Any]:
         return {}
     size = whole_number("--tile-size", 64)(args.tile_size or "1024")
     return {"tile": size, "tile_scope": args.tile_scope}
+
+
+def _cache(args: Namespace) -> dict[str, Any]:
+    """The options of `Segmenter` that the call's about features on disk come to."""
+    if args.cache is None:
+        if args.cache_size is not None:
+            raise VLSegError("--cache-size: of which folder? Name it with --cache")
+        return {}
+    if not args.cache:
+        raise VLSegError("--cache is empty: name a folder")
+    return {"cache": args.cache, "cache_size": whole_number("--cache-size", 1)(args.cache_size or "10") * 2**30}
 
 
 def _with_hint(error: VLSegError, tiles: dict[str, Any]) -> VLSegError:
@@ -150,7 +166,7 @@ class _Run:
                 return
         try:
             # The file, not a picture: of a very large one no second copy is made.
-            result = self.segmenter(source, texts, self.presence, self.mask, self.args.mode, self.args.refine)
+            result = self.segmenter(source, texts, self.presence, self.mask, self.args.mode)
         except VLSegError as error:
             if not self.many:
                 raise

@@ -47,8 +47,15 @@ def wanted(args: Namespace) -> bool:
     return is_table(args.image)
 
 
-def run(args: Namespace, presence: float | None, mask: float, max_pixels: int, options: dict[str, Any]) -> int:
-    """A bulk run; returns the exit code. options: further ones of `Segmenter`."""
+def run(
+    args: Namespace,
+    presence: float | None,
+    mask: float,
+    max_pixels: int,
+    options: dict[str, Any],
+    cache: dict[str, Any],
+) -> int:
+    """A bulk run; returns the exit code. options, cache: further ones of `Segmenter`; the latter change no answer."""
     for name, default in OPTIONS.items():
         if getattr(args, name) is None:
             setattr(args, name, default)
@@ -77,7 +84,7 @@ def run(args: Namespace, presence: float | None, mask: float, max_pixels: int, o
     job = Job(
         pictures,
         questions,
-        partial(load_segmenter, args.model, args.dtype, options),
+        partial(load_segmenter, args.model, args.dtype, {**options, **cache}),
         args.device,
         shard,
         batch,
@@ -159,17 +166,24 @@ def _check_ray() -> None:
 
 def _model_key(args: Namespace, options: dict[str, Any]) -> dict[str, Any]:
     """What the answers depend on beside images, questions and settings."""
+    from vlseg.systems.refining import check_refine
     from vlseg.systems.registry import resolve
 
     source = resolve(args.model)
-    folder = Path(source.location)
-    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     return {
         "model": source.name,
-        "files of the model": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+        "files of the model": _files(source.location),
         "number type": args.dtype,
+        "files of the refiner": _files(check_refine(args.refine)[1]),
         "tiles": options,
     }
+
+
+def _files(folder: str) -> list[list[Any]]:
+    files = (
+        sorted(file for file in Path(folder).iterdir() if file.is_file()) if folder and Path(folder).is_dir() else []
+    )
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _say(text: str) -> None:

@@ -39,6 +39,7 @@ def parser() -> Parser:
     add("--model", metavar="[NAME=]M", action="append", help="as for segment, under a name; repeat for several models")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
     add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
+    add("--refine", metavar="R", default="none", help="none (default), vlseg, sam2, or one with =FOLDER: sharper masks")
     add("--api-key-file", metavar="FILE", help=f"keys of which clients must send one, a line each (or {KEY_VARIABLE})")
     add("--allow-anonymous", action="store_true", help="serve other machines without any key")
     add("--allow-host", metavar="NAME", action="append", default=[], help="a name that the Host header may give")
@@ -71,6 +72,7 @@ def run(argv: Sequence[str]) -> int:
             f"{error.name} is not installed; `pip install 'vlseg[serve]'` brings what serve needs"
         ) from error
     from vlseg.systems.quiet import quiet_loading
+    from vlseg.systems.refining import check_refine
     from vlseg.systems.registry import resolve
 
     settings = _settings(args, keys)
@@ -82,13 +84,16 @@ def run(argv: Sequence[str]) -> int:
         )
     for source in models.values():
         resolve(source)
+    check_refine(args.refine)
     with quiet_loading():
         from vlseg.segmenter import Segmenter
         from vlseg.serving.server import address_of, bind, notify, serve, warm
         from vlseg.serving.service import Service
     sock = bind(settings)
     with sock:
-        segmenters = {name: Segmenter(source, args.device, args.dtype) for name, source in models.items()}
+        segmenters = {
+            name: Segmenter(source, args.device, args.dtype, refine=args.refine) for name, source in models.items()
+        }
         for segmenter in segmenters.values():
             warm(segmenter)
         _log(args.quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def _check(answer: Answer, name: str) -> None:
             raise VLSegError(f"{name}, segment {number}: size {rle['size']}, the image has {list(answer.size)}")
         area = codec.area(rle)
         if area:
-            sound.append(Segment(float(segment.score), codec.bbox(rle), area, rle, segment.path))
+            sound.append(replace(segment, score=float(segment.score), bbox=codec.bbox(rle), area=area, rle=rle))
     answer.segments = sound
 
 

@@ -53,6 +53,14 @@ class Run(BaseModel):
     counts: str = Field(description="compressed runs, as of pycocotools")
 
 
+class CoarseOut(BaseModel):
+    """What a refined region was before."""
+
+    stage: Literal["mask", "path"] = Field(description="what made it")
+    rle: Run
+    path: str
+
+
 class SegmentOut(BaseModel):
     """One region."""
 
@@ -61,6 +69,8 @@ class SegmentOut(BaseModel):
     area: int = Field(description="pixels")
     rle: Run
     path: str = Field(description="SVG path data in pixels of the image, even-odd; drawn, it gives the mask back")
+    stage: Literal["mask", "path", "refined"] = Field(description="what made the mask")
+    coarse: CoarseOut | None = Field(default=None, description="where stage is refined: what the refiner was given")
 
 
 class AnswerOut(BaseModel):

@@ -72,7 +72,8 @@ class EncodedImage:
 class Encoder(Protocol):
     """What a `System` has on top where an image can be encoded once and asked later.
 
-    Its `segment_batch` takes an `EncodedImage` wherever an image may stand, and gives the answers that the image gives.
+    Its `segment_batch` takes an `EncodedImage` wherever an image may stand, and gives the answers that the image gives;
+    so do `soft_answers` and `stream` where it has them.
     """
 
     def encode_batch(self, images: Sequence[Image.Image]) -> list[EncodedImage]:

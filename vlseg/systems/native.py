@@ -149,7 +149,7 @@ class NativeSystem:
                 yield members[start : start + IMAGES_A_PASS]
 
     @torch.inference_mode()
-    def soft_answers(self, image: Image.Image, queries: Sequence[str]) -> list[SoftAnswer]:
+    def soft_answers(self, image: Image.Image | EncodedImage, queries: Sequence[str]) -> list[SoftAnswer]:
         """See `SoftSystem.soft_answers`. Mask logits are kept on the CPU, as small as the model gives them."""
         found = {k: soft for _, k, soft in self._soft([image], [check_queries(queries)], "cpu")}
         return [found[k] for k in sorted(found)]
