@@ -1,4 +1,4 @@
-"""What people do today without vlseg: transformers' own processor, class and post-processing, one call a text.
+"""What people do today without vlseg: the library's own processor, class and post-processing, one call a text.
 
 `benchmarks/systems.py` times these loops against the systems of vlseg, and `tests/systems` compares the masks.
 """
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from vlseg.masks.raster import raster
 from vlseg.systems.florence2 import TASK
+from vlseg.systems.open_clip_maps import BACKGROUND, TEMPLATES
 from vlseg.systems.qwen_vl_sam2 import PROMPT
 
 Scored = list[tuple[np.ndarray, float]]
@@ -209,6 +210,96 @@ class PlainPaliGemma(Plain):
         return F.conv2d(x, w["decoder.12.weight"], w["decoder.12.bias"])[0, 0]
 
 
+class PlainUniversal(Plain):
+    """EoMT, Mask2Former or OneFormer and their panoptic post-processing; the text is the name of a class."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.kind = json.loads((folders[0] / "config.json").read_text())["model_type"]
+        name, processor = {
+            "eomt": ("EomtForUniversalSegmentation", "EomtImageProcessor"),
+            "mask2former": ("Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor"),
+            "oneformer": ("OneFormerForUniversalSegmentation", "OneFormerProcessor"),
+        }[self.kind]
+        self.model, self.processor = _load(name, processor, folders[0])
+
+    def __call__(self, image: Image.Image, text: str, threshold: float) -> Scored:
+        """One mask an object of the class."""
+        tasks = {"task_inputs": ["panoptic"]} if self.kind == "oneformer" else {}
+        inputs = self.processor(images=[image], return_tensors="pt", **tasks)
+        offsets = inputs.pop("patch_offsets", None)
+        inputs.pop("text_inputs", None)
+        output = self.model(**inputs)
+        output.patch_offsets = offsets
+        fused = {} if self.kind == "eomt" else {"label_ids_to_fuse": set()}
+        found = self.processor.post_process_panoptic_segmentation(
+            output, threshold=threshold, target_sizes=[image.size[::-1]], overlap_mask_area_threshold=OVERLAP, **fused
+        )[0]
+        label = {name: number for number, name in self.model.config.id2label.items()}[text]
+        mine = [one for one in found["segments_info"] if one["label_id"] == label]
+        return _best_first(
+            [(found["segmentation"] == one["id"]).numpy() for one in mine], [one["score"] for one in mine]
+        )
+
+
+class PlainOpenClip(Plain):
+    """MaskCLIP by hand on open_clip's ViT: what enters the last block is caught, its values alone go on."""
+
+    def __init__(self, folders: Sequence[Path]):
+        import open_clip
+
+        name = f"local-dir:{folders[0]}"
+        self.model = open_clip.create_model(name, require_pretrained=True).eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+
+    def __call__(self, image: Image.Image, text: str, threshold: float) -> Scored:
+        """One mask."""
+        small = self.logits(image, text)
+        large = F.interpolate(small[None, None], image.size[::-1], mode="bilinear", align_corners=False)[0, 0]
+        return [((large > 0).numpy(), float(small.max().sigmoid()))]
+
+    def logits(self, image: Image.Image, text: str) -> torch.Tensor:
+        """``(h, w)``: the query in the softmax over it and the background words."""
+        places = self.places(image)
+        bare = re.sub(r"^((the|a|an) )+", "", text)
+        query = self.words([bare])[0]
+        background = self.words([word for word in BACKGROUND if word not in bare.split()])
+        heat = self.model.logit_scale.exp()
+        return heat * places @ query - (heat * places @ background.T).logsumexp(-1)
+
+    def places(self, image: Image.Image) -> torch.Tensor:
+        """``(h, w, D)`` unit vectors, at twice the model's own side."""
+        tower, block = self.model.visual, self.model.visual.transformer.resblocks[-1]
+        patch, ways = tower.patch_size[0], tower.preprocess_cfg
+        factor = 2 * tower.image_size[0] / (image.width * image.height) ** 0.5 / patch
+        width, height = (round(edge * factor) * patch for edge in image.size)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        pixels = (pixels - np.array(ways["mean"], np.float32)) / np.array(ways["std"], np.float32)
+        grid, table = (height // patch, width // patch), tower.positional_embedding
+        square = table[1:].T.reshape(1, -1, *tower.grid_size)
+        wide = F.interpolate(square, grid, mode="bicubic", antialias=True, align_corners=False)
+        caught: list[torch.Tensor] = []
+        hook = block.register_forward_pre_hook(lambda module, args: caught.append(args[0]))
+        tower.positional_embedding = torch.nn.Parameter(torch.cat([table[:1], wide[0].flatten(1).T]))
+        try:
+            self.model.encode_image(torch.from_numpy(pixels.transpose(2, 0, 1))[None].float())
+        finally:
+            hook.remove()
+            tower.positional_embedding = table
+        x = caught[0][0, 1:]
+        weight, bias = (tensor.chunk(3)[2] for tensor in (block.attn.in_proj_weight, block.attn.in_proj_bias))
+        x = x + block.attn.out_proj(F.linear(block.ln_1(x), weight, bias))
+        x = x + block.mlp(block.ln_2(x))
+        return F.normalize(tower.ln_post(x) @ tower.proj, dim=-1).reshape(*grid, -1)
+
+    def words(self, names: Sequence[str]) -> torch.Tensor:
+        """``(N, D)``: the mean over the templates."""
+        made = []
+        for name in names:
+            tokens = self.tokenizer([template.format(name) for template in TEMPLATES])
+            made.append(F.normalize(self.model.encode_text(tokens), dim=-1).mean(0))
+        return F.normalize(torch.stack(made), dim=-1)
+
+
 def _best_first(masks: list[np.ndarray], scores: list[float]) -> Scored:
     return sorted(zip(masks, scores, strict=True), key=lambda pair: -pair[1])
 
@@ -222,6 +313,18 @@ PLAIN: dict[str, type[Plain]] = {
     "qwen3-vl+sam2": PlainQwen,
     "qwen2.5-vl+sam2": PlainQwen,
     "paligemma": PlainPaliGemma,
+    "open_clip": PlainOpenClip,
+    "eomt": PlainUniversal,
+    "mask2former": PlainUniversal,
+    "oneformer": PlainUniversal,
 }
 # None found below it, so that random checkpoints answer
-LOWERED = {"grounded-sam2": 0.0, "mm-grounded-sam2": 0.0, "sam3": 0.0}
+LOWERED = {
+    "grounded-sam2": 0.0,
+    "mm-grounded-sam2": 0.0,
+    "sam3": 0.0,
+    "eomt": 0.05,
+    "mask2former": 0.05,
+    "oneformer": 0.05,
+}
+OVERLAP = 0.01  # share of its pixels that a mask of a closed vocabulary must keep: those of random weights overlap

@@ -18,7 +18,7 @@ from vlseg.data.registry import open_dataset
 from vlseg.masks import rle as codec
 from vlseg.types import VLSegError
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 numbers = st.integers(-5, 700) | st.floats(-5, 700) | st.sampled_from([float("nan"), float("inf"), 1e300, 2**70, -1])
 noise = st.recursive(

@@ -237,3 +237,14 @@ def test_urls(tmp_path: Path, picture, monkeypatch: pytest.MonkeyPatch):
     assert "network" in fails(f"{root}/a.png")
     assert "ftp URLs are not read" in fails("ftp://example.org/a.png")
     assert "no such file" in fails("file:///nowhere/a.png")
+
+
+def test_a_turned_photograph_is_copied_once(tmp_path: Path, picture, monkeypatch):
+    """Very large ones come turned too: beside what is decoded, one copy and not two."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    picture().save(tmp_path / "a.png", exif=exif)
+    monkeypatch.setattr(images, "_to_rgb", lambda image: pytest.fail("a copy for the colours"))
+    turned, _ = open_image(tmp_path / "a.png")
+    assert turned.tobytes() == picture().transpose(Image.Transpose.ROTATE_90).tobytes()
+    assert (turned.mode, turned.info) == ("RGB", {})

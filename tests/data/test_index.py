@@ -171,7 +171,7 @@ def test_the_hash_is_of_the_content(tmp_path: Path):
         content_hash(tmp_path / "c")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers(0, 9) | st.text(max_size=9), max_size=3), max_size=6))
 def test_records_come_back_as_they_were(values):
     builder = Builder()

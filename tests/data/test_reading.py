@@ -24,7 +24,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=plain)
 def test_plain_pickles_of_every_protocol(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("p") / "refs.p"
@@ -76,7 +76,7 @@ def test_pickles_that_ask_for_other_things(tmp_path: Path, data: bytes):
         read_plain_pickle(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=60))
 def test_noise_is_no_pickle(tmp_path_factory, data: bytes):
     path = tmp_path_factory.mktemp("p") / "refs.p"
@@ -96,7 +96,7 @@ def test_truncated_pickles(tmp_path: Path):
         read_plain_pickle(tmp_path / "none.p")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=plain)
 def test_json_agrees_with_the_standard_library(value):
     assert parse_json(json.dumps(value).encode(), "x") == value

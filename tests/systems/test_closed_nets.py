@@ -40,13 +40,16 @@ def balanced(net: ClosedNet, image: Any) -> None:
         last.bias.sub_(logits.mean((0, 2, 3)))
 
 
-@pytest.mark.parametrize("name", [*SMALL, "dpt", "segnet"])
+BUILDERS = {"deeplabv3": "deeplabv3_mobilenet_v3_large", "fcn": "fcn_resnet50"}
+
+
+@pytest.mark.parametrize("name", [*SMALL, "dpt", "segnet", "deeplabv3", pytest.param("fcn", marks=pytest.mark.slow)])
 def test_a_folder_answers_as_its_network_does(tmp_path: Path, picture, name: str):
     torch.manual_seed(0)
     options: dict[str, Any] = {}
     if name == "segnet":
         options = {"widths": [8, 16, 16], "convolutions": [1, 1, 1]}
-    encoder = "tu-test_vit" if name == "dpt" else SMALL.get(name)
+    encoder = "tu-test_vit" if name == "dpt" else SMALL.get(name, BUILDERS.get(name))
     net = build_net(name, LABELS, encoder, image={"area": 96 * 128, "multiple": 32}, **options)
     image = picture(1, 90, 120)
     balanced(net, image)
@@ -181,8 +184,8 @@ def test_mask_rcnn_from_a_pth(tmp_path: Path, picture):
     system = open_mask_rcnn([str(file), None], "cpu")
     for one in (net, system.net):  # fewer and smaller: the same work on both sides
         one.transform.min_size, one.transform.max_size = (160,), 220
-        one.rpn._pre_nms_top_n["testing"], one.rpn._post_nms_top_n["testing"] = 500, 200
-        one.roi_heads.detections_per_img = 60
+        one.rpn._pre_nms_top_n["testing"], one.rpn._post_nms_top_n["testing"] = 100, 40
+        one.roi_heads.detections_per_img = 16
     images = [picture(1, 90, 120), picture(3, 90, 120)]
     ready, names = Weights.DEFAULT.transforms(), Weights.DEFAULT.meta["categories"]
     compared = 0

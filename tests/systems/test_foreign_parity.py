@@ -19,6 +19,7 @@ SYSTEMS = [
     "qwen3-vl+sam2",
     "qwen2.5-vl+sam2",
     "paligemma",
+    "open_clip",
 ]
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlseg.bulk.output import read_results
 from vlseg.cli import main
+from vlseg.evaluation.samples import read_samples
 from vlseg.masks import rle as codec
 from vlseg.masks.path_codec import PathCodec
 from vlseg.masks.svg import path_to_rle
@@ -17,7 +19,7 @@ from vlseg.segmenter import Segmenter
 from vlseg.systems.base import PathSystem
 from vlseg.systems.native import NativeSystem
 from vlseg.systems.quiet import quiet_loading
-from vlseg.types import VLSegError
+from vlseg.types import Result, VLSegError
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,64 @@ def test_the_command_line(path_folder, picture, tmp_path, capsys):
             assert path_to_rle(segment["path"], (120, 160)) == segment["rle"]
             assert np.isfinite(segment["score"])
     capsys.readouterr()
+
+
+def test_scores_are_those_of_the_written_paths(path_folder, drawn, picture, queries, tmp_path, capsys):
+    """`vlseg eval --mode path` over pictures whose truth is what mask mode finds: paths are scored, and said to be."""
+    lines, given = [], []
+    for seed in range(3):
+        picture(seed).save(tmp_path / f"{seed}.png")
+        masks = drawn(picture(seed), queries, presence_threshold=0)
+        asked = [{"text": a.text, "masks": [segment.rle for segment in a.segments]} for a in masks if a.segments]
+        lines.append(json.dumps({"image": f"{seed}.png", "queries": asked}))
+        given += drawn(picture(seed), [one["text"] for one in asked], presence_threshold=0, mode="path")
+    (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
+    call = ["eval", "--model", str(path_folder), "--data", str(tmp_path / "data.jsonl"), "--device", "cpu"]
+    call += ["--presence-threshold", "0", "--mode", "path", "--batch", "1"]
+    assert main([*call, "--out", str(tmp_path / "out")]) in (0, 1)
+    capsys.readouterr()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "mask: the path as written" in report["protocol"]["answers"]
+    records = read_samples(tmp_path / "out")
+    assert [record.case.status for record in records] == [answer.status for answer in given]
+    found = [(record, answer) for record, answer in zip(records, given, strict=True) if answer.segments]
+    assert len(found) > 8
+    assert any(0.05 < answer.mask.mean() < 0.95 for _, answer in found)
+    for record, answer in found:
+        assert record.prediction == answer.segments[0].rle
+    assert main([*call, "--mask-threshold", "0.4", "--out", str(tmp_path / "other")]) == 2
+    assert "leave the option out with --mode path" in capsys.readouterr().err
+    assert main([*call, "--mode", "mask", "--out", str(tmp_path / "out")]) == 2  # another run's folder
+    capsys.readouterr()
+
+
+def test_a_model_without_paths_is_not_scored_by_them(tiny_folder, tmp_path, capsys):
+    call = ["eval", "--data", "sprites?n=2&size=64x64", "--mode", "path", "--out", str(tmp_path)]
+    assert main([*call, "--model", str(tiny_folder)]) == 2
+    assert "has no path mode; use --mode mask" in capsys.readouterr().err
+    assert main([*call, "--model", "baseline:empty"]) == 2
+    assert "--mode: only for a model that is run" in capsys.readouterr().err
+
+
+def test_bulk(path_folder, drawn, picture, queries, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        picture(seed).save(tmp_path / "photos" / f"{seed}.png")
+    (tmp_path / "words.txt").write_text("\n".join(queries))
+    call = ["segment", str(tmp_path / "photos"), "--queries", str(tmp_path / "words.txt"), "--model", str(path_folder)]
+    call += ["--mode", "path", "--presence-threshold", "0", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*call, "--shard-size", "2", "--batch", "2"]) in (0, 1)
+    capsys.readouterr()
+    results = [Result.from_dict(data) for data in read_results(tmp_path / "out")]
+    assert len(results) == 3
+    found = 0
+    for seed, result in enumerate(results):
+        alone = drawn(picture(seed), queries, presence_threshold=0, mode="path")
+        assert "path: the likeliest tokens" in result.protocol
+        for answer, other in zip(result, alone, strict=True):
+            assert answer.status == other.status
+            assert [s.path for s in answer.segments] == [s.path for s in other.segments]
+            found += answer.status == "found"
+            for segment in answer.segments:
+                assert path_to_rle(segment.path, (120, 160)) == segment.rle
+    assert found > 8

@@ -235,7 +235,7 @@ def test_every_small_object_is_seen_whole():
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 5), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_run_lengths_of_strips(seed, widths):
     rng = np.random.default_rng(seed)
     mask = rng.random((int(rng.integers(1, 6)), sum(widths))) < rng.random()

@@ -187,13 +187,16 @@ def _decode(file: str | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    orientation = _orientation(image)
-    try:
-        rgb = _to_rgb(image)
-    except ValueError as error:
-        raise VLSegError(f"{name}: the colour mode {image.mode} is not understood; save it as RGB") from error
+    turn = _TRANSPOSE.get(_orientation(image))
+    if turn is not None and image.mode == "RGB" and "transparency" not in image.info:
+        rgb, turn = image.transpose(turn), None  # a copy by itself: of a very large photograph none more is made
+    else:
+        try:
+            rgb = _to_rgb(image)
+        except ValueError as error:
+            raise VLSegError(f"{name}: the colour mode {image.mode} is not understood; save it as RGB") from error
     rgb.info = {}  # what the file said of its orientation and transparency is true no longer
-    return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -69,7 +69,7 @@ class OpenClipEncoder(PixelEncoder):
     def features(self, pixels: torch.Tensor, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """See `PixelEncoder.features`."""
         if hasattr(self.trunk, "positional_embedding"):
-            return _vit_features(self.trunk, pixels, self.take)
+            return vit_features(self.trunk, pixels, self.take)
         found = self.trunk.forward_intermediates(pixels, indices=self.take, intermediates_only=True)
         return found["image_intermediates"] if isinstance(found, dict) else found
 
@@ -97,7 +97,7 @@ def _tower(spec: dict[str, Any]) -> nn.Module:
         raise VLSegError(f"pixel_encoder.vision_cfg: {error}") from error
 
 
-def _vit_features(tower: Any, pixels: torch.Tensor, take: list[int]) -> list[torch.Tensor]:
+def vit_features(tower: Any, pixels: torch.Tensor, take: list[int]) -> list[torch.Tensor]:
     """Maps of open_clip's own ViT at any size: its position table, interpolated as open_clip does when it loads one."""
     x = tower.conv1(pixels)
     rows, columns = x.shape[-2:]

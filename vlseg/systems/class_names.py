@@ -39,6 +39,14 @@ ENDS = {
     "towards", "under", "underneath", "walking", "watching", "wearing", "where", "which", "who", "whose", "with",
     "within", "without",
 }  # fmt: skip
+# Any other word in -ing behind a noun ends the head as well ("dog | chasing a ball"), but for these, which are nouns or
+# belong to one.
+NOUNS_IN_ING = {
+    "awning", "baking", "boxing", "building", "carpeting", "ceiling", "clothing", "crossing", "cutting", "dining",
+    "dressing", "drinking", "earring", "fencing", "fishing", "flooring", "frosting", "icing", "ironing", "king",
+    "landing", "lighting", "living", "monitoring", "painting", "parking", "pudding", "railing", "ring", "rolling",
+    "sewing", "shopping", "string", "stuffing", "swimming", "swing", "topping", "vending", "washing", "wedding", "wing",
+}  # fmt: skip
 # What may stand behind the head without a preposition: "man far left".
 PLACES = {
     "left",
@@ -63,7 +71,7 @@ IRREGULAR = {
 }  # fmt: skip
 UNCHANGED = {
     "scissors", "stairs", "steps", "cactus", "canvas", "compass", "octopus", "tennis", "binoculars", "goggles", "jeans",
-    "gas", "lens", "bus", "chess",
+    "gas", "lens", "bus", "chess", "shears",
 }  # fmt: skip
 # What names in COCO panoptic and ADE20K carry behind the thing itself.
 SUFFIXES = re.compile(r"[-\s](merged|stuff|other|otherstuff)\b")
@@ -193,9 +201,14 @@ def candidates(text: str) -> list[str]:
     words = re.sub(r"[^\w\s'/-]", " ", text.lower().replace("-", " ")).split()
     while words and words[0] in ARTICLES:
         words.pop(0)
-    end = next((i for i, word in enumerate(words) if word in ENDS and i), len(words))
+    end = next((i for i, word in enumerate(words) if i and _ends(word)), len(words))
     head = words[:end]
     while len(head) > 1 and head[-1] in PLACES:
         head.pop()
     found = [whole, *(normal(" ".join(head[i:])) for i in range(len(head)))]
     return list(dict.fromkeys(phrase for phrase in found if phrase))
+
+
+def _ends(word: str) -> bool:
+    """Whether the head of a noun phrase ends before this word."""
+    return word in ENDS or (word.endswith("ing") and len(word) > 4 and word not in NOUNS_IN_ING)

@@ -94,9 +94,9 @@ class ClipSeg(ForeignSystem):
         return answers
 
     @torch.inference_mode()
-    def soft_answers(self, image: Image.Image, queries: Sequence[str]) -> list[SoftAnswer]:
+    def soft_answers(self, image: Image.Image | EncodedImage, queries: Sequence[str]) -> list[SoftAnswer]:
         """See `SoftSystem.soft_answers`."""
-        return self._soft(self.encode_batch([image]), [check_queries(queries)])[0]
+        return self._soft(self._encoded([image]), [check_queries(queries)])[0]
 
     def _answer(
         self, encoded: list[EncodedImage], texts: list[list[str]], threshold: float, mask_threshold: float

@@ -92,5 +92,5 @@ def path_answer(text: str, score: float, tokens: Sequence[int], paths: PathCodec
     area = codec.area(rle)
     if not area:
         return Answer(text, "failed", score, size, f"score {score:.2f} says present, but the path encloses no pixel")
-    segment = Segment(score, codec.bbox(rle), area, rle, paths.svg(tokens, size))
+    segment = Segment(score, codec.bbox(rle), area, rle, paths.svg(tokens, size), "path")
     return Answer(text, "found", score, size, segments=[segment])

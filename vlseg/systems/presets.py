@@ -17,7 +17,8 @@ class Part:
 
     id: on the Hugging Face Hub; for `hub` False the name under which the library of the system fetches it. parameters:
     in millions, 0 where it has none. gated: its owner wants the licence accepted before anything is downloaded.
-    optional: the system runs without it; it is never fetched, only given.
+    optional: the system runs without it; it is never fetched, only given. config: the file that a folder must hold.
+    named: in the place of a folder or file may stand a name that the library of the system knows.
     """
 
     role: str
@@ -28,6 +29,8 @@ class Part:
     revision: str = "main"
     hub: bool = True
     optional: bool = False
+    config: str = "config.json"
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ class Preset:
 
     @property
     def licence(self) -> str:
-        """Of the weights, each once."""
-        return ", ".join(dict.fromkeys(part.licence for part in self.parts))
+        """Of the weights that are fetched, each once; "" where they are the user's."""
+        return ", ".join(dict.fromkeys(part.licence for part in self.parts if part.licence and not part.optional))
 
     @property
     def gated(self) -> bool:
@@ -67,6 +70,7 @@ class Preset:
 
 
 SAM2 = Part("masks", "facebook/sam2.1-hiera-small", "Apache-2.0", 46)
+OPEN_CLIP = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
 # For queries that are no class name: its text tower finds the nearest one.
 CLIP = Part("clip", "openai/clip-vit-base-patch32", "MIT", 63, optional=True)
 
@@ -97,7 +101,7 @@ _ROWS = (
         "as grounded-sam2, with MM-Grounding DINO",
         "vlseg.systems.grounded_sam2:open_system",
         (
-            Part("detector", "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det", "Apache-2.0", 173),
+            Part("detector", "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det", "Apache-2.0", 172),
             SAM2,
         ),
         queries="noun phrases",
@@ -165,6 +169,24 @@ _ROWS = (
     *(
         Preset(
             name,
+            f"any open_clip model (a folder, or ARCHITECTURE,CHECKPOINT), training-free: {what}",
+            f"vlseg.systems.open_clip_maps:{factory}",
+            (
+                Part("model", OPEN_CLIP, "MIT", 150, config="open_clip_config.json", named=True),
+                Part("checkpoint", "", "", 0, hub=False, optional=True, named=True),
+            ),
+            queries="short phrases",
+            instances=False,
+            absent=f"highest probability of a {what.split()[0]} against background words",
+        )
+        for name, factory, what in (
+            ("open_clip", "open_system", "patch by patch"),
+            ("open_clip-clusters", "open_clusters", "cluster by cluster of patches (k-means)"),
+        )
+    ),
+    *(
+        Preset(
+            name,
             what,
             f"vlseg.systems.{name}:open_system",
             (Part("model", id, licence, parameters), CLIP),
@@ -179,14 +201,14 @@ _ROWS = (
                 "EoMT: 133 classes of COCO panoptic by a plain ViT",
                 "tue-mps/coco_panoptic_eomt_large_640",
                 "MIT",
-                316,
+                317,
                 ("eomt", "eomt_dinov3"),
             ),
             (
                 "mask2former",
                 "Mask2Former: 133 classes of COCO panoptic",
                 "facebook/mask2former-swin-tiny-coco-panoptic",
-                "MIT",
+                "other, see its card",
                 47,
                 ("mask2former",),
             ),
@@ -213,6 +235,8 @@ _ROWS = (
             instances=instances,
             absent="score of the best instance" if instances else "no pixel of the class",
             boxes=instances,
+            # of a net trained here, be it this one or fcn: its folder says which
+            model_types=("vlseg-torchvision",) if name == "deeplabv3" else (),
         )
         for name, what, factory, parameters, instances in (
             ("mask-rcnn", "torchvision's Mask R-CNN: 80 classes of COCO", "open_mask_rcnn", 44, True),

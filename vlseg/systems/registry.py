@@ -6,6 +6,7 @@ Nothing here imports torch before `load_system`, so that a wrong name is told at
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import json
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "vlseg-mini"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "vlseg_processor.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -108,7 +110,49 @@ def load_system(model: str | Path | None = None, device: str | None = None, dtyp
         return NativeSystem.from_pretrained(source.location, device, dtype, source.name)
 
 
+def fingerprint(model: str | Path | None = None) -> str:
+    """What tells the files of a model from those of another, wherever they lie: 64 hexadecimal digits.
+
+    Of each file its name, size, time of change, and parts of its content spread over it. What the library of a system
+    fetches by a name is known by that name. Raises VLSegError as `load_system`.
+    """
+    source = resolve(model)
+    places: list[str | None] = [source.location]
+    if source.kind == "preset":
+        places = _fetch(source)
+    elif source.kind == "hub":
+        from vlseg.systems.hub import download
+
+        places = [download(source.location)]
+    digest = hashlib.sha256(source.preset.encode())
+    for number, place in enumerate(places):
+        path = Path(place or "").expanduser()
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if place and path.is_dir() else [path]
+        for file in files:
+            known = place and file.is_file()
+            facts = [file.name, file.stat().st_size, file.stat().st_mtime_ns] if known else [place]
+            digest.update(json.dumps([number, *facts]).encode())
+            if known:
+                digest.update(_sample(file))
+    return digest.hexdigest()
+
+
+def _sample(file: Path, parts: int = 64, each: int = 2**16) -> bytes:
+    """The content of a file, of a larger one than parts x each bytes so many parts."""
+    size = file.stat().st_size
+    with open(file, "rb") as opened:
+        if size <= parts * each:
+            return opened.read()
+        read = []
+        for part in range(parts):
+            opened.seek((size - each) * part // (parts - 1))
+            read.append(opened.read(each))
+        return b"".join(read)
+
+
 def _folder(name: str, path: Path) -> Source:
+    if (path / OPEN_CLIP_CONFIG).exists():
+        return Source(name, "preset", str(path), "open_clip", (str(path),))
     _check_folder(path)
     kind = model_type(path)
     preset = preset_of_type(kind)
@@ -140,8 +184,8 @@ def _with_places(name: str, system: str, rest: str) -> Source:
     for place, part in zip(places, parts, strict=False):
         path = Path(place).expanduser()
         if place and part.hub and path.is_dir():
-            _check_folder(path)
-        elif place and not path.exists() and not (part.hub and _HUB_ID.fullmatch(place)):
+            _check_folder(path, part.config)
+        elif place and not path.exists() and not part.named and not (part.hub and _HUB_ID.fullmatch(place)):
             raise VLSegError(f"--model {name}: no such {'folder' if part.hub else 'file'} {place} ({part.role})")
     return Source(name, "preset", rest, system, places)
 
@@ -155,6 +199,8 @@ def _fetch(source: Source) -> list[str | None]:
         given = source.places[number] if number < len(source.places) else ""
         if given and Path(given).expanduser().exists():
             places.append(str(Path(given).expanduser()))
+        elif given and part.named and not _HUB_ID.fullmatch(given):
+            places.append(given)
         elif given:
             places.append(download(given, model=source.preset))
         elif part.optional:
@@ -173,13 +219,13 @@ def _open(preset: Preset, places: Sequence[str | None], device: str | None, dtyp
         raise VLSegError(f"--model {name}: the package {error.name} is missing; pip install {lacking}") from error
 
 
-def _check_folder(path: Path) -> None:
-    if (path / "config.json").exists():
+def _check_folder(path: Path, config: str = "config.json") -> None:
+    if (path / config).exists():
         return
     for inner in ("final", "best"):
         if (path / inner / "config.json").exists():
             raise VLSegError(f"--model {path}: is the folder of a run; name its checkpoint: {path / inner}")
-    raise VLSegError(f"--model {path}: no config.json there; name the folder of a checkpoint")
+    raise VLSegError(f"--model {path}: no {config} there; name the folder of a checkpoint")
 
 
 def _nearest(name: str) -> str:

@@ -59,12 +59,23 @@ def write_clip_tokenizer(folder: Path, length: int = 32) -> int:
     return len(vocabulary)
 
 
+def write_real_clip_tokenizer(folder: Path) -> int:
+    """CLIP's own, from the file that comes with open_clip; as `write_clip_tokenizer`."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    own = SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
+    CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks), model_max_length=77).save_pretrained(folder)
+    return len(vocabulary)
+
+
 def write_clipseg(folder: Path, real_shape: bool = False) -> None:
-    """CLIPSeg. real_shape: ViT-B/16 at 352 pixels, as clipseg-rd64-refined."""
+    """CLIPSeg. real_shape: ViT-B/16 at 352 pixels, as clipseg-rd64-refined, with CLIP's own tokenizer."""
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-    length = 77
-    rows = write_clip_tokenizer(folder, length)
+    rows = write_real_clip_tokenizer(folder) if real_shape else write_clip_tokenizer(folder, length=77)
     ends = {"bos_token_id": rows - 2, "eos_token_id": rows - 1, "pad_token_id": rows - 1}
     side = 352 if real_shape else 64
     if real_shape:
@@ -248,6 +259,7 @@ def write_image_processor(folder: Path, kind: str, size: dict[str, int], process
 
 
 def _writers() -> dict[str, tuple[Callable[[Path], None], ...]]:
+    from vlseg.systems.open_clip_specimens import write_open_clip
     from vlseg.systems.writing_specimens import write_florence2, write_paligemma, write_qwen3_vl, write_qwen25_vl
 
     return {
@@ -259,6 +271,7 @@ def _writers() -> dict[str, tuple[Callable[[Path], None], ...]]:
         "qwen3-vl+sam2": (write_qwen3_vl, write_sam2),
         "qwen2.5-vl+sam2": (write_qwen25_vl, write_sam2),
         "paligemma": (write_paligemma,),
+        "open_clip": (write_open_clip,),
     }
 
 

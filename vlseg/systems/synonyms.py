@@ -47,7 +47,6 @@ sink, washbasin, basin
 oven, cooker
 hot dog, hotdog
 pizza, pizza pie
-ski, skis
 scissors, pair of scissors, shears
 parking meter, meter
 bench, park bench
@@ -103,6 +102,7 @@ potted plant: plant, flowerpot
 dining table: table
 tv: monitor, screen
 clock: wall clock, alarm clock
+sports ball: football, soccer ball, basketball, volleyball, baseball, tennis ball, golf ball, rugby ball
 bottle: beer bottle, wine bottle, water bottle
 bowl: dish
 tree: palm, palm tree, pine, oak
