@@ -54,6 +54,7 @@ def parser() -> Parser:
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
     odd = "(not by the protocol: only to reproduce somebody's numbers)"
     add("--mask-threshold", metavar="P", default="0.5", help=f"probability of a pixel inside, if not 0.5 {odd}")
+    add("--mode", choices=["mask", "path"], default="mask", help="mask (default), or path where the model has it")
     add("--teacher-forced", action="store_true", help=f"hand the model the right answer's tokens {odd}")
     add("--buffer-radius", metavar="R", default="3", help="of Buffered IoU, in pixels (default 3)")
     add("--seed", metavar="S", default="0", help="of the bootstrap and of what is drawn by chance (default 0)")
@@ -114,9 +115,11 @@ def _checked(argv: Sequence[str]) -> Namespace:
     if not args.compare and not args.data:
         raise VLSegError("--data is missing: name a data set, such as refcoco or my.jsonl; see `vlseg eval --help`")
     runs = not args.predictions and not (args.model or "").startswith("baseline:")
-    for name, default in (("teacher_forced", False), ("mask_threshold", 0.5)):
+    for name, default in (("teacher_forced", False), ("mask_threshold", 0.5), ("mode", "mask")):
         if not runs and getattr(args, name) != default:
             raise VLSegError(f"--{name.replace('_', '-')}: only for a model that is run")
+    if args.mode == "path" and args.mask_threshold != 0.5:
+        raise VLSegError("--mask-threshold: a path is drawn as it is written; leave the option out with --mode path")
     return args
 
 
@@ -193,7 +196,8 @@ def _predictor(args: Namespace, dataset: Dataset, ranks: Ranks) -> tuple[Predict
         torch.set_num_threads(args.threads)
         compute += f", {args.threads} thread{'s' * (args.threads > 1)} a process"
     system = load_system(args.model, device, args.dtype)
-    predictor = SystemPredictor(system, args.presence_threshold, args.mask_threshold, args.teacher_forced)
+    paths = args.mode == "path"
+    predictor = SystemPredictor(system, args.presence_threshold, args.mask_threshold, args.teacher_forced, paths)
     return predictor, compute
 
 

@@ -36,8 +36,8 @@ class SystemPredictor:
     """A `System`, asked with all labelled queries of a batch of images at once.
 
     A system that generates tokens, and so can be handed the right answer's tokens, says so with the attribute
-    ``teacher_forcing = True`` and takes the keyword ``teacher_forced``. Raises VLSegError where one without is to be
-    teacher-forced.
+    ``teacher_forcing = True`` and takes the keyword ``teacher_forced``. paths: ask in path mode: a mask is the raster
+    of the path that the system writes. Raises VLSegError where a system is to do what it cannot.
     """
 
     reads_images = True
@@ -48,7 +48,10 @@ class SystemPredictor:
         presence_threshold: float | None = None,
         mask_threshold: float = PROTOCOL_THRESHOLD,
         teacher_forced: bool = False,
+        paths: bool = False,
     ):
+        if paths and "path" not in system.modes:
+            raise VLSegError(f"--mode path: {system.name} has no path mode; use --mode {system.modes[0]}")
         if teacher_forced and not getattr(system, "teacher_forcing", False):
             raise VLSegError(
                 f"--teacher-forced: {system.name} generates no tokens that could be forced (it reads the state that "
@@ -57,10 +60,11 @@ class SystemPredictor:
         self.system, self.name = system, system.name
         presence = system.presence_threshold if presence_threshold is None else presence_threshold
         level = math.log(mask_threshold / (1 - mask_threshold))
-        self.protocol = (
-            f"{system.protocol}; found: score >= {presence:g}; mask: p > {mask_threshold:g} (logit > {level:.4g})"
-        )
+        drawn = "the path as written" if paths else f"p > {mask_threshold:g} (logit > {level:.4g})"
+        self.protocol = f"{system.protocol}; found: score >= {presence:g}; mask: {drawn}"
         self.options: dict[str, Any] = {"presence_threshold": presence_threshold, "mask_threshold": mask_threshold}
+        if paths:
+            self.options["mode"] = "path"
         self.mode = "teacher-forced" if teacher_forced else "free-running"
         self.deviations = []
         if mask_threshold != PROTOCOL_THRESHOLD:

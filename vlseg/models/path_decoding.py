@@ -81,6 +81,7 @@ def stream_paths(
     temperature: float = 0.0,
     seeds: Sequence[Sequence[int]] | None = None,
     grammar: PathGrammar | None = None,
+    begins: Mapping[tuple[int, int], Sequence[int]] | None = None,
 ) -> Iterator[PathPiece]:
     """Write the paths of the wanted queries, and yield each whenever a ring of it is whole; its last piece is done.
 
@@ -89,13 +90,17 @@ def stream_paths(
     grammar leads to an end, so that every path is whole. temperature: 0 takes the likeliest token; else tokens are
     drawn from softmax(logits / temperature). seeds: one number for each query of each image: what is drawn for a query
     depends on its seed, not on its neighbours; default: its number in its row. grammar: in place of the model's own.
+    begins: by (image, query) tokens that a path begins with, such as a box that is known; the model writes the rest.
 
-    Raises VLSegError for a temperature below 0 and a limit below 1.
+    Raises VLSegError for a temperature below 0, a limit below 1, a beginning that is none or leaves no room for an end.
     """
     limit = model.config.paths["max_tokens"] if max_tokens is None else max_tokens
     if temperature < 0 or limit < 1:
         raise VLSegError(f"paths: temperature {temperature} must be at least 0, max_tokens {limit} at least 1")
-    rules = grammar or model.path_grammar
+    rules, begins = grammar or model.path_grammar, begins or {}
+    for begin in begins.values():
+        if rules.vocabulary.steps_to_stop[rules.vocabulary.run(begin)[-1]] > limit - len(begin):
+            raise VLSegError(f"paths: a beginning of {len(begin)} tokens leaves no room for an end in {limit}")
     ends = {rules.vocabulary.first["ring"], rules.vocabulary.first["end"]}
     end, first = rules.vocabulary.first["end"], model.config.paths["first"]
     reader = PathReader(model, image, query, cache)
@@ -120,6 +125,10 @@ def stream_paths(
         if temperature:
             logits = logits / temperature + _gumbel(rows, draws, logits)
         chosen = logits.argmax(-1)
+        for b, row in enumerate(rows):
+            for i, k in enumerate(row):
+                if number < len(begin := begins.get((b, k), ())):
+                    chosen[b, i] = begin[number]
         follows = rules.advance(now, chosen)
         for b, row in enumerate(rows):  # a padded slot names query 0, whose own values must stay
             index = slots[b, : len(row)]

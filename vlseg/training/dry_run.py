@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from vlseg.metrics.cost import peak_memory
 from vlseg.training.adapters import count_parameters
+from vlseg.training.closed import ClosedTrainer
 from vlseg.training.config import Sharding, TrainConfig
-from vlseg.training.loop import Trainer
+from vlseg.training.loop import Trainer, trainer
 from vlseg.training.samples import SampleBatches
 
 MEASURED = 3  # steps, after one that is not timed
@@ -63,9 +65,10 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
     out, config.warmup.steps, config.trackers = config.out, 0, []
     with tempfile.TemporaryDirectory() as folder:
         config.out = folder
-        run = Trainer(config)
+        run = trainer(config)
         lines = [f"model: {config.model.source or config.model.preset}, out: {out}"]
-        counts = count_parameters(run.plain)
+        closed: Any = run.core if isinstance(run, ClosedTrainer) else None
+        counts = count_parameters(run.plain) if closed is None else parts_of(closed.net)
         trained, total = (sum(c[i] for c in counts.values()) for i in (0, 1))
         lines.append(f"parameters: {trained:,} trained of {total:,} ({trained / total:.2%})")
         lines += [f"  {part:<14} {t:>14,} of {n:>14,}" for part, (t, n) in counts.items()]
@@ -80,8 +83,11 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
         peak = peak_memory()
         where = "GPU memory" if "gpu" in peak else "this process, libraries included"
         lines.append(f"  peak of {where}: {peak.get('gpu', peak['process']) / 1024:.2f} GiB (measured)")
-        prefix = image_tokens(run)
-        lines.append(f"tokens a row: {prefix} of image and instruction, {tokens:.0f} of queries and padding")
+        if closed is not None:
+            lines.append(f"classes: {len(closed.labels)}: {', '.join(closed.labels[:12])}")
+        else:
+            prefix = image_tokens(run)
+            lines.append(f"tokens a row: {prefix} of image and instruction, {tokens:.0f} of queries and padding")
         if isinstance(run.feed, SampleBatches):
             lines += [f"data: {name}: {times:.3g} times" for name, times in run.feed.epochs().items()]
         lines.append(f"steps: {config.steps:,}, {images:.0f} pictures and {queries:.0f} expressions each")
@@ -90,6 +96,12 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
         if config.first:
             lines.append(f"first: a run of {config.first.get('steps', config.steps):,} steps goes before this one")
     return "\n".join(lines)
+
+
+def parts_of(net: nn.Module) -> dict[str, tuple[int, int]]:
+    """(trainable, total) numbers of weights of each child."""
+    sizes = {part: [(p.numel(), p.requires_grad) for p in module.parameters()] for part, module in net.named_children()}
+    return {part: (sum(n for n, on in found if on), sum(n for n, _ in found)) for part, found in sizes.items() if found}
 
 
 def measure(run: Trainer) -> tuple[float, float, float, float]:

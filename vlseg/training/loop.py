@@ -246,4 +246,17 @@ def train(config: TrainConfig) -> None:
             AcceleratorState._reset_state()  # the next run may want other plugins
         # what the first run has built is part of its checkpoint
         config.model.source, config.model.build, config.model.head = str(Path(before.out) / "final"), {}, {}
-    Trainer(config).run()
+    trainer(config).run()
+
+
+def trainer(config: TrainConfig) -> Trainer:
+    """The run that a configuration asks for: supervised, of reinforcement, or for a closed set of classes."""
+    if config.closed.architecture:
+        from vlseg.training.closed import ClosedTrainer  # which is a Trainer
+
+        return ClosedTrainer(config)
+    if config.reinforce.on:
+        from vlseg.training.reinforce import Reinforcer  # which is a Trainer
+
+        return Reinforcer(config)
+    return Trainer(config)

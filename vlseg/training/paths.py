@@ -41,6 +41,22 @@ def short_paths(
     return paths
 
 
+def truths(batch: Batch) -> dict[tuple[int, int], np.ndarray]:
+    """By (image, query) what a path should enclose, (H, W) bool: the union of the query's targets, without the pixels
+    that do not count. Queries without target, or whose target has no pixel, are left out."""
+    regions = (batch.regions == 1).float()
+    labelled = (batch.regions != IGNORE).float()
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for b, k in (batch.targets.any(-1) & batch.packed.valid).nonzero().tolist():
+        mine = batch.targets[b, k]
+        mask = (regions[b, mine].amax(0) > 0) & (labelled[b, mine].amin(0) > 0)
+        if batch.ignored is not None:
+            mask &= ~batch.ignored[b, k]
+        if mask.any():
+            found[b, k] = mask.cpu().numpy()
+    return found
+
+
 class PathTargets:
     """Puts paths behind the queries of batches. The path of a query is that of the union of its targets."""
 
@@ -51,19 +67,17 @@ class PathTargets:
 
     def __call__(self, batch: Batch) -> Batch:
         """The same batch with rows that go on; a query without target, or whose target has no pixel, does not."""
-        regions = (batch.regions == 1).float()
-        labelled = (batch.regions != IGNORE).float()
-        masks, places = [], []
-        for b, k in (batch.targets.any(-1) & batch.packed.valid).nonzero().tolist():
-            mine = batch.targets[b, k]
-            mask = (regions[b, mine].amax(0) > 0) & (labelled[b, mine].amin(0) > 0)
-            if batch.ignored is not None:
-                mask &= ~batch.ignored[b, k]
-            if mask.any():
-                masks.append(mask.numpy())
-                places.append((b, k))
+        masks: list[np.ndarray] = []
+        number: dict[tuple[int, bytes], int] = {}  # of a mask among `masks`: several queries of an image mean the same
+        places: dict[tuple[int, int], int] = {}
+        for (b, k), mask in truths(batch).items():
+            same = (b, np.packbits(mask).tobytes())
+            if same not in number:
+                number[same] = len(masks)
+                masks.append(mask)
+            places[b, k] = number[same]
         found = short_paths(self.codec, masks, self.config.paths["max_tokens"], self.price, self.effort)
-        by_place = dict(zip(places, found, strict=True))
+        by_place = {place: found[i] for place, i in places.items()}
         packed, rows, paths = batch.packed, [], []
         for b, valid in enumerate(packed.valid.tolist()):
             count = sum(valid)

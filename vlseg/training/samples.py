@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 
 from vlseg.data.dataset import Dataset
 from vlseg.data.images import open_image, upright_size
+from vlseg.data.scenes import SceneDataset
 from vlseg.masks import rle as codec
 from vlseg.models.packing import pack_queries
 from vlseg.models.processing import VLSegProcessor
@@ -281,6 +282,11 @@ class SampleBatches(TorchDataset):
 
     def _scan(self, source: Source) -> tuple[list[int], list[tuple[int, int]], list[int]]:
         """Positions, input sizes and numbers of queries of the samples that can be trained on, by their labels."""
+        if isinstance(source.data, SceneDataset) and source.data.size is not None:
+            # Rendered when asked for, alike in size and about alike in queries: to render all now would take minutes.
+            # A scene that asks nothing is passed over when its turn comes.
+            number, load = len(source.data), min(source.data.queries, self.queries)
+            return list(range(number)), [self.processor.input_size(*source.data.size)] * number, [load] * number
         kept, sizes, loads = [], [], []
         labels = getattr(source.data, "labels", source.data.__getitem__)
         for i in range(len(source.data)):
