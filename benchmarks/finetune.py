@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -47,14 +48,15 @@ TRAIN_SEED, VAL_SEED, TEST_SEED = 1, 900_001, 910_001
 VAL_SCENES = 60
 
 # A model of 11 million weights that has seen drawings only: it has more to learn than a large one, so rates are higher
-# than in the recipes, which are meant for pretrained models.
+# than in the recipes, which are meant for pretrained models. Matrices follow Muon where pruning needs no gradients.
 WHOLE = ["optim.lr=1.5e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
 LOW = ["optim.lr=2e-3", "optim.head_scale=1"]
+FAST = ["optim.lr=2e-3", "optim.matrix_lr=0.005", "optim.embedding_scale=4", "optim.head_scale=1"]
 RATES: dict[str, list[str]] = {
     "full": WHOLE,
-    "lora": LOW,
+    "lora": FAST,
     "adalora": LOW,
-    "qlora": LOW,
+    "qlora": FAST,
     "qat": WHOLE,
     "adalora-qat": ["optim.lr=2e-4", "first.optim={lr: 2.0e-3, head_scale: 1.0}"],
 }
@@ -66,6 +68,7 @@ def overrides(name: str, args: argparse.Namespace) -> list[str]:
     shape = f"size={height}x{width}&queries=8"
     settings = [
         f"out={args.work / name}",
+        f"model={start(args)}",
         f"steps={args.steps}",
         f"data.train=geometry?n={args.steps * args.images}&seed={TRAIN_SEED}&{shape}",
         f"data.val=geometry?n={VAL_SCENES}&seed={VAL_SEED}&{shape}",
@@ -91,6 +94,17 @@ def overrides(name: str, args: argparse.Namespace) -> list[str]:
         second = args.steps // 5
         settings += [f"steps={second}", f"first.steps={args.steps - second}"]
     return settings
+
+
+def start(args: argparse.Namespace) -> Path:
+    """A copy of the embedded model, made once: runs of other days start from the same weights, whatever is shipped."""
+    folder: Path = args.work / "start"
+    if not folder.exists():
+        partial = folder.with_name(".start.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(WEIGHTS / EMBEDDED, partial)
+        partial.rename(folder)
+    return folder
 
 
 def configured(name: str, args: argparse.Namespace) -> TrainConfig:
@@ -129,11 +143,11 @@ def scores(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], di
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train, export, score; what came of it."""
     out = args.work / name
-    start = time.perf_counter()
+    began = time.perf_counter()
     command = [sys.executable, "-m", "vlseg.cli", "train", str(find_config(name)), *overrides(name, args)]
     if subprocess.run(command).returncode:
         raise VLSegError(f"{name}: the run ended before its last step; the same command goes on with it")
-    result: dict[str, Any] = {"seconds": round(time.perf_counter() - start), **told(name, args)}
+    result: dict[str, Any] = {"seconds": round(time.perf_counter() - began), **told(name, args)}
     result["trained"] = trained_weights(configured(name, args))
     result["adapter_bytes"] = size_of(out / "final" / "adapter")
     for form, folder in forms(name, out).items():
@@ -154,7 +168,8 @@ def forms(name: str, out: Path) -> dict[str, Path]:
 
 def told(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on."""
-    settings = [s for s in overrides(name, args) if not s.startswith("out=")] if name in RATES else []
+    paths = ("out=", "model=")  # where they lie makes no difference
+    settings = [s for s in overrides(name, args) if not s.startswith(paths)] if name in RATES else []
     return {"steps": args.steps, "size": list(args.size), "scenes": args.scenes, "settings": settings}
 
 
@@ -173,7 +188,7 @@ def collect(args: argparse.Namespace, train: Sequence[str]) -> dict[str, Any]:
         file = args.work / f"{name}.json"
         result = kept(file, told(name, args))
         if result is None and name == "before" and not args.table:
-            folder = WEIGHTS / EMBEDDED
+            folder = start(args)
             found, kinds = scores(folder, args)
             result = {**told(name, args), "float": {"bytes": size_of(folder), "scores": found, "kinds": kinds}}
         elif result is None and name in train:
@@ -210,8 +225,8 @@ def verdicts(results: dict[str, Any]) -> list[str]:
 def page(results: dict[str, Any]) -> str:
     """The table as Markdown."""
     rows = [
-        "| recipe | trained weights | adapter MB | model MB | " + " | ".join(SHOWN) + " |",
-        "|---|---|---|---|" + "---|" * len(SHOWN),
+        "| recipe | matrices by | trained weights | adapter MB | model MB | " + " | ".join(SHOWN) + " |",
+        "|---|---|---|---|---|" + "---|" * len(SHOWN),
     ]
     for name, result in results.items():
         for form in ("float", "int4"):
@@ -221,7 +236,8 @@ def page(results: dict[str, Any]) -> str:
             adapter = f"{result['adapter_bytes'] / 1e6:.1f}" if result.get("adapter_bytes") else ""
             label = name if form == "float" else f"{name}, exported as int4"
             cells = [f"{result[form]['scores'].get(score, float('nan')):.3f}" for score in SHOWN]
-            row = [label, trained, adapter, f"{result[form]['bytes'] / 1e6:.1f}", *cells]
+            rule = "Muon" if "optim.matrix_lr" in " ".join(result["settings"]) else "AdamW" if trained else ""
+            row = [label, rule, trained, adapter, f"{result[form]['bytes'] / 1e6:.1f}", *cells]
             rows.append(f"| {' | '.join(row)} |")
     any_result = next(iter(results.values()))
     height, width = any_result["size"]

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
     from vlseg.segmenter import Segmenter
+
+# How long one example takes depends on what else the machine does.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 WORDS = ["the", "red", "blue", "green", "big", "small", "dog", "cat", "mug", "left", "right", "of", "a"]
 QUERIES = ["the red dog", "blue cat", "the mug left of the dog", "green", "the big cat"]

@@ -28,7 +28,7 @@ def filled(ring: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return canvas > 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(masks)
 def test_the_parts_of_a_pixel_polygon_are_exact_under_opencv(mask):
     from scipy.ndimage import label
@@ -44,7 +44,7 @@ def test_the_parts_of_a_pixel_polygon_are_exact_under_opencv(mask):
         assert not (mask & ~whole).any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(masks)
 def test_brush_runs_by_the_decoder_of_label_studio(mask):
     brush = pytest.importorskip("label_studio_sdk.converter.brush")

@@ -22,7 +22,7 @@ def test_bce_and_dice_by_hand():
 
 
 @given(seed=st.integers(0, 10_000), soft=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ignored_pixels_are_left_out(seed, soft):
     """Losses with ignored pixels are those of the other pixels alone, whatever stands in the ignored ones."""
     torch.manual_seed(seed)

@@ -22,7 +22,7 @@ def same(mask: np.ndarray) -> None:
 
 
 @given(masks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_the_outline_of_the_pixels(mask):
     same(mask)
 

@@ -49,7 +49,7 @@ def shapes(count, seed=0):
         yield noise > rng.choice([-9, noise.mean(), noise.mean(), 9])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 11), st.integers(1, 11), st.integers(0, 4), st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.9])
 )

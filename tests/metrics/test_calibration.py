@@ -62,7 +62,7 @@ def test_aurc_by_hand():
     assert excess_aurc(np.array([0.1, 0.9]), loss) == pytest.approx(0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=12))
 def test_weights_are_repetitions(rows):
     confidence, loss, times = np.array(rows, float).T

@@ -41,7 +41,7 @@ def test_masks_of_different_sizes_are_refused():
         overlaps([a, a], [a])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
 def test_complement(height, width, seed, density):
     mask = np.random.default_rng(seed).random((height, width)) < density

@@ -219,7 +219,7 @@ def test_the_union_by_hand():
 
 
 @given(seed=st.integers(0, 10_000), slots=st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_union_is_that_of_the_slots_that_count(seed, slots):
     torch.manual_seed(seed)
     logits, scores = torch.randn(2, slots, 4, 5), torch.randn(2, slots)

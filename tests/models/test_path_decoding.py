@@ -303,3 +303,24 @@ def test_settings_amiss(tiny, amiss):
 
 def test_the_codec_is_the_models_own(tiny):
     assert codec_of(tiny[0].config) == CODEC
+
+
+def test_paths_begin_as_they_are_told(tiny):
+    """A beginning that the model would have chosen itself changes nothing; another box is kept, the rest is the
+    model's, true to grammar, and its neighbours write what they wrote."""
+    model, processor = tiny
+    rows = [["the red dog", "blue cat", "mug left of a dog"]]
+    pixels = noise(1, 64, 64)
+    plain = write(model, processor, rows, pixels)
+    assert len(plain[0, 1]) > 5
+    assert write(model, processor, rows, pixels, begins={(0, 1): plain[0, 1][:5]}) == plain
+    box = [CODEC.vocabulary.first["box"] + i for i in (2, 3, 11, 14)]
+    assert box != plain[0, 1][:4]
+    told = write(model, processor, rows, pixels, begins={(0, 1): box})
+    assert told[0, 1][:4] == box
+    assert CODEC.vocabulary.accepts(told[0, 1])
+    assert [told[0, k] for k in (0, 2)] == [plain[0, k] for k in (0, 2)]
+    with pytest.raises(VLSegError, match="no room for an end in 4"):
+        write(model, processor, rows, pixels, begins={(0, 1): box}, max_tokens=4)
+    with pytest.raises(VLSegError, match="stands where"):
+        write(model, processor, rows, pixels, begins={(0, 1): [*box, box[0]]})

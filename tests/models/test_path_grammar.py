@@ -26,7 +26,7 @@ def test_every_state_allows_what_the_vocabulary_allows(joint, curves):
     assert not allowed[grammar.stop].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_any_choice_within_the_limit_is_a_path(kind, limit, seed):
     """Random tokens among those allowed, many paths in different states at once: all end in time, all are paths."""

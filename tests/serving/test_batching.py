@@ -193,7 +193,7 @@ requests = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(requests, min_size=1, max_size=30))
 def test_everybody_gets_their_own(fake, asked):
     engine = Engine(fake.segmenter, "fake", ServerSettings(window=0.001), ServerMetrics().engine("fake"))

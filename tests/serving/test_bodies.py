@@ -38,7 +38,7 @@ def refused(code: str, function, *arguments) -> str:
     return caught.value.message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["file", "query", "Ü"]), st.binary(max_size=80)), max_size=6))
 def test_forms_come_back_bit_for_bit(parts):
     boundary = b"0123456789abcdef0123456789abcdef"
@@ -55,7 +55,7 @@ def status_of(function, *arguments) -> int:
     return 200
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_form_reader(body):
     assert status_of(parse_form, b"--b\r\n" + body, b"b", 5) in (200, 400, 422)
@@ -235,7 +235,7 @@ def test_not_acceptable(accept):
     assert "image/png; view=mask" in refused("not_acceptable", negotiate, accept)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_no_accept_header_breaks_it(accept):
     assert status_of(negotiate, accept) in (200, 406)

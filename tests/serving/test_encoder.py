@@ -39,7 +39,7 @@ def test_encoded_images_answer_as_pictures(segmenter, picture, queries, assert_f
 entry = st.tuples(st.integers(0, 6), st.integers(0, 60))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 100), st.lists(st.one_of(entry, st.integers(0, 6)), max_size=40))
 def test_cache_against_a_plain_model(limit, steps):
     cache, model = FeatureCache(limit), {}

@@ -37,7 +37,7 @@ def test_all_checks(start, keys):
         seen: dict[tuple[str, int], int] = {}
         for operation in operations:
 
-            @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=60, suppress_health_check=list(HealthCheck))
             @given(operation.ok().as_strategy())
             def check(case):
                 response = case.call(base_url=server.url, headers=headers, timeout=60)
@@ -60,7 +60,7 @@ def test_what_is_not_promised_is_refused(start):
         statuses: set[int] = set()
         for path in ("/v1/segment", "/v1/segment/batch"):
 
-            @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=150, suppress_health_check=list(HealthCheck))
             @given(schema[path]["POST"].as_strategy(generation_mode=GenerationMode.NEGATIVE))
             def check(case):
                 response = case.call(base_url=server.url, timeout=60)

@@ -133,7 +133,7 @@ def test_cut_off_at_every_length(picture):
             assert status_of(whole[:length]) in (200, 413, 415, 422)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM"]), st.data())
 def test_flipped_bytes_break_nothing(kind, data):
     whole = bytearray(saved(Image.linear_gradient("L").resize((24, 16)).convert("RGB"), kind))

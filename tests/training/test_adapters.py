@@ -82,8 +82,11 @@ def close(a, b, tolerance=2e-5):
     torch.testing.assert_close(a.evidence, b.evidence, atol=10 * tolerance, rtol=1e-4)
 
 
-@pytest.mark.parametrize("which", ["tied", "untied"])
-@pytest.mark.parametrize("kind", ["lora", "adalora"])
+BOTH = [("lora", "tied"), ("adalora", "untied")]
+CROSSED = [("lora", "untied"), ("adalora", "tied")]
+
+
+@pytest.mark.parametrize(("kind", "which"), [*BOTH, *(pytest.param(*c, marks=pytest.mark.slow) for c in CROSSED)])
 def test_an_adapter_is_nothing_at_first_learns_and_reloads_merged_and_through_peft(
     sources, which, kind, picture, queries, tmp_path
 ):

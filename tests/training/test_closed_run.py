@@ -17,6 +17,7 @@ from vlseg.segmenter import Segmenter
 from vlseg.training import checkpoint
 from vlseg.training.closed import ClosedTrainer, class_map, classes_of, loss_sums, train
 from vlseg.training.config import TrainConfig
+from vlseg.training.dry_run import dry_run
 from vlseg.types import VLSegError
 
 
@@ -129,4 +130,34 @@ def test_what_does_not_go(data: Path, tmp_path: Path):
         ClosedTrainer(toy(tmp_path, data, adapter={"kind": "lora"}))
     with pytest.raises(VLSegError, match="no architecture 'vnet'"):
         ClosedTrainer(toy(tmp_path, data, closed={"architecture": "vnet"}))
+    with pytest.raises(VLSegError, match="no architecture 'mask-rcnn'; there are unet"):  # it only answers
+        ClosedTrainer(toy(tmp_path, data, closed={"architecture": "mask-rcnn"}))
     assert classes_of(toy(tmp_path, data).data) == ["background", "ball", "box"]
+
+
+TORCHVISION = [("deeplabv3", "deeplabv3_mobilenet_v3_large"), ("fcn", "fcn_resnet50")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "encoder"), TORCHVISION)
+def test_networks_of_torchvision_learn_and_answer(data: Path, tmp_path: Path, architecture: str, encoder: str):
+    closed = {"architecture": architecture, "encoder": encoder}
+    train(toy(tmp_path, data, closed=closed, steps=6, log_every=1, eval_every=0, save_every=6))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 6
+    assert min(losses[3:]) < losses[0]
+    answers = Segmenter(tmp_path / "final", device="cpu")(str(data.parent / "0.png"), ["ball"], presence_threshold=0)
+    assert answers[0].status in ("found", "failed")
+
+
+def test_a_dry_run_tells_of_the_network(data: Path, tmp_path: Path):
+    config = toy(tmp_path / "run", data)
+    weights = sum(p.numel() for p in ClosedTrainer(toy(tmp_path / "run", data)).core.parameters())
+    AcceleratorState._reset_state(True)
+    told = dry_run(config)
+    assert f"parameters: {weights:,} trained of {weights:,} (100.00%)" in told
+    assert "classes: 3: background, ball, box" in told
+    assert "tokens a row" not in told
+    assert "steps: 20, 3 pictures and 6 expressions each" in told
+    assert not (tmp_path / "run").exists()

@@ -36,7 +36,13 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# Each recipe is run in one process or in two; qat as the second run of adalora-qat. Slow: all of them in both.
+TWO = ("qlora", "adalora-qat")
+IN_ONE = [n if n not in (*TWO, "qat") else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES]
+IN_TWO = [TWO, pytest.param(RECIPES, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", IN_ONE)
 def test_one_process(name, runs, source_of, blocks_jsonl):
     out = runs / name
     config = recipe(name, out, source_of(name), blocks_jsonl)
@@ -118,11 +124,12 @@ def first_gradients(trainer):
     return found
 
 
-def test_two_processes(source_of, idle_folder, blocks_jsonl, tmp_path):
-    """One launch for all recipes. The processes have different numbers of queries, and step as one process would."""
+@pytest.mark.parametrize("names", IN_TWO, ids=["some", "all"])
+def test_two_processes(names, source_of, idle_folder, blocks_jsonl, tmp_path):
+    """One launch for all. The processes have different numbers of queries, and step as one process would."""
     jobs = {
         "recipes": [
-            *([name, str(tmp_path / name), str(source_of(name)), str(blocks_jsonl), []] for name in RECIPES),
+            *([name, str(tmp_path / name), str(source_of(name)), str(blocks_jsonl), []] for name in names),
             ["full", str(tmp_path / "idle"), str(idle_folder), str(blocks_jsonl), []],
         ],
         "gradients": [str(tmp_path / "g"), str(source_of("lora")), str(blocks_jsonl)],
@@ -136,6 +143,7 @@ def test_two_processes(source_of, idle_folder, blocks_jsonl, tmp_path):
         assert len(found["losses"]) == 2
         assert all(0 < loss < 100 for loss in found["losses"])
         Segmenter(tmp_path / name / "final", device="cpu")
+    assert set(told[0]["recipes"]) == {*names, "idle"}
     alone = first_gradients(Trainer(gradient_config(tmp_path / "g1", source_of("lora"), blocks_jsonl)))
     both = torch.load(jobs["file"])
     assert alone.keys() == both.keys()

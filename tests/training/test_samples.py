@@ -192,3 +192,22 @@ def test_rows_of_a_batch_are_about_equally_long(processor, tmp_path):
         return sum(int((o == -1).sum()) for o in owners) / sum(o.numel() for o in owners)
 
     assert padding(sorted_feed) < 0.5 * padding(random_feed)
+
+
+def test_scenes_of_one_size_are_rendered_when_they_are_asked_for(processor, monkeypatch):
+    """To render a whole stream of scenes first would take minutes, at every start of a run."""
+    from vlseg.worlds.geometry.diagrams import GeometryWorld
+
+    rendered, plain = [], GeometryWorld.scene
+
+    def scene(self, seed, index, *rest):
+        rendered.append(index)
+        return plain(self, seed, index, *rest)
+
+    monkeypatch.setattr(GeometryWorld, "scene", scene)
+    made = feed(processor, "geometry?n=5000&seed=3&size=96x96&queries=3")
+    assert rendered == []
+    first = made[0]
+    assert len(rendered) == len(first.pixels) == 4
+    assert first.packed.valid.sum() > 8
+    assert made.epochs() == {made.names[0]: pytest.approx(6 / 1250)}
