@@ -59,7 +59,7 @@ def parity(system: Any, plain: Plain, threshold: float, several: bool, closed: b
             for mask in wanted:
                 best = max(float((mask & own).sum() / (mask | own).sum()) for own in given)
                 lowest = min(lowest, best)
-                whole = 0.05 <= mask.mean() <= 0.95
+                whole = bool(0.05 <= mask.mean() <= 0.95)
                 assert closed or whole, f"{text}: {mask.mean():.0%} foreground"
                 counted += whole
                 equal += whole and any(np.array_equal(mask, own) for own in given)

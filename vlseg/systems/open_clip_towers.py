@@ -23,7 +23,6 @@ from vlseg.systems.devices import pick_device, pick_dtype
 from vlseg.systems.foreign import plain_words
 from vlseg.types import VLSegError
 
-CONFIG = "open_clip_config.json"
 SIDE = 448  # of the square whose area an image is made to have; never less than the model's own, nor twice as much
 CONTROL = ("<start_of_text>", "<end_of_text>")
 RESAMPLE = {
