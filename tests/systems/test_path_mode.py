@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vlseg.models.path_head import add_paths
 from vlseg.segmenter import Segmenter
 from vlseg.systems.base import PathSystem
 from vlseg.systems.native import NativeSystem
+from vlseg.systems.native_paths import mask_boxes
 from vlseg.systems.quiet import quiet_loading
 from vlseg.types import Result, VLSegError
 
@@ -91,6 +93,49 @@ def test_who_is_absent_writes_nothing(drawn, picture, queries, monkeypatch):
     monkeypatch.setattr(drawn.system.model.vlm.model, "forward", lambda **k: steps.append(1) or inner(**k))
     assert {a.status for a in drawn(picture(), queries, presence_threshold=1, mode="path")} == {"absent"}
     assert len(steps) == 1, "only the packed row itself was read"
+
+
+def test_the_box_of_the_mask_begins_the_path(path_folder, picture, queries):
+    boxed = Segmenter(path_folder, device="cpu")
+    system, paths = boxed.system, boxed.system.model.config.paths
+    written = boxed(picture(), queries, presence_threshold=0, mode="path")
+    paths["box"] = "mask"
+    told = NativeSystem(system.model, system.processor, "boxed")
+    answers = Segmenter(told)(picture(), queries, presence_threshold=0, mode="path")
+    assert "paths begin with the mask's box" in answers.protocol
+    assert "box" not in written.protocol
+    masks = boxed(picture(), queries, presence_threshold=0)
+    kept = []
+    for answer, mask, own in zip(answers, masks, written, strict=True):
+        assert 0.05 < mask.mask.mean() < 0.95
+        assert answer.segments != own.segments
+        left, top, width, height = frame(answer.segments[0].path)
+        x, y, w, h = mask.segments[0].bbox
+        assert left >= x - 160 / paths["box_bins"] - 1
+        assert top >= y - 120 / paths["box_bins"] - 1
+        assert left + width <= x + w + 160 / paths["box_bins"] + 1
+        assert top + height <= y + h + 120 / paths["box_bins"] + 1
+        kept.append((left, top))
+    assert len(set(kept)) > 1
+
+
+def frame(path: str) -> tuple[float, float, float, float]:
+    """x, y, width, height of the numbers of a path."""
+    places = np.array(re.findall(r"-?[0-9.]+", path), float).reshape(-1, 2)
+    return (*places.min(0), *(places.max(0) - places.min(0)))
+
+
+def test_crumbs_do_not_widen_the_box():
+    logits = torch.full((1, 3, 20, 30), -5.0)
+    logits[0, 0, 4:12, 6:18] = 5.0
+    logits[0, 0, 18, 28] = 5.0  # less than a tenth of the piece above
+    logits[0, 1] = logits[0, 0]
+    paths = PathCodec(grid=6, box_bins=30)
+    wanted = np.array([[True, False, True]])
+    boxes = mask_boxes(logits, wanted, paths)
+    assert list(boxes) == [(0, 0)], "asked for, and not empty"
+    first = paths.vocabulary.first["box"]
+    assert np.abs(np.array(boxes[0, 0]) - first - (6, 6, 17, 17)).max() <= 1  # bins of 1 pixel across, 2/3 down
 
 
 def test_streams(drawn, picture, queries):

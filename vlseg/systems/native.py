@@ -19,7 +19,7 @@ from vlseg.models.precision import QUANTISED
 from vlseg.models.processing import VLSegProcessor, binary_mask, presence_scores, slot_masks
 from vlseg.systems.base import EncodedImage, PartialAnswer, SoftAnswer, check_queries, check_thresholds
 from vlseg.systems.devices import pick_device, pick_dtype
-from vlseg.systems.native_paths import stream_answers, write_answers
+from vlseg.systems.native_paths import boxed_by_mask, stream_answers, write_answers
 from vlseg.systems.passes import Chunk, plan
 from vlseg.systems.quiet import quiet_loading
 from vlseg.types import Answer, Mode, VLSegError
@@ -31,11 +31,10 @@ class NativeSystem:
     """A `VLSegModel` and its processor as a `System`. One query gives one mask, held as one segment; for a model with
     `head.slots` > 1, as one segment an object. modes: "path", too, for a model that has path tokens."""
 
-    protocol = PROTOCOL
-
     def __init__(self, model: VLSegModel, processor: VLSegProcessor, name: str):
         self.model, self.processor, self.name = model.eval(), processor, name
         self.modes: tuple[str, ...] = ("mask", "path") if model.config.paths else ("mask",)
+        self.protocol = f"{PROTOCOL}; paths begin with the mask's box" if boxed_by_mask(model.config) else PROTOCOL
 
     @classmethod
     def from_pretrained(

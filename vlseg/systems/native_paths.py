@@ -1,4 +1,8 @@
-"""Path mode of the native model: scores decide which queries are answered, the model writes a path for each of them."""
+"""Path mode of the native model: scores decide which queries are answered, the model writes a path for each of them.
+
+A checkpoint may say `paths.box = "mask"` in its config: then a path begins with the box of the query's mask, and the
+model writes the rings in it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from transformers import DynamicCache
 
 from vlseg.masks import rle as codec
+from vlseg.masks.grid import box_bins
 from vlseg.masks.path_codec import PathCodec
+from vlseg.models.configuration import VLSegConfig
 from vlseg.models.path_decoding import stream_paths
 from vlseg.models.path_head import codec_of
 from vlseg.models.processing import presence_scores
@@ -21,6 +29,8 @@ from vlseg.types import Answer, Segment
 
 if TYPE_CHECKING:
     from vlseg.systems.native import NativeSystem
+
+LEAST_PIECE = 0.1  # of the largest piece of a mask: what is smaller does not widen the box
 
 
 @torch.inference_mode()
@@ -61,6 +71,7 @@ def stream_answers(
                     yield b, PartialAnswer(k, Answer(text, "absent", score, sizes[b]), True)
         seeds = [[seed + k for k, _ in chunk] for chunk in chunks]
         assert features is not None
+        begins = mask_boxes(output.mask_logits, wanted, paths) if boxed_by_mask(model.config) else None
         for piece in stream_paths(
             model,
             features,
@@ -70,10 +81,35 @@ def stream_answers(
             max_tokens=max_tokens,
             temperature=temperature,
             seeds=seeds,
+            begins=begins,
         ):
             b, (k, _) = piece.image, chunks[piece.image][piece.query]
             answer = path_answer(texts[b][k], float(scores[b, piece.query]), piece.tokens, paths, sizes[b])
             yield b, PartialAnswer(k, answer, piece.done)
+
+
+def boxed_by_mask(config: VLSegConfig) -> bool:
+    """Whether paths of such a model begin with the box of the mask."""
+    return bool(config.paths) and config.paths.get("box") == "mask"
+
+
+def mask_boxes(logits: torch.Tensor, wanted: np.ndarray, paths: PathCodec) -> dict[tuple[int, int], list[int]]:
+    """By (image, query) of those wanted the tokens of the box around the mask; nothing where the mask is empty.
+
+    logits: (B, K, h, w); they are read at four times their resolution, as masks are.
+    """
+    boxes = {}
+    first = paths.vocabulary.first["box"]
+    for b, k in np.argwhere(wanted).tolist():
+        fine = F.interpolate(logits[b, k][None, None].float(), scale_factor=4, mode="bilinear")[0, 0]
+        pieces, count = ndimage.label((fine > 0).cpu().numpy())
+        if count:
+            areas = np.bincount(pieces.ravel())
+            areas[0] = 0
+            rows, columns = np.nonzero((areas >= LEAST_PIECE * areas.max())[pieces])
+            extent = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+            boxes[b, k] = [first + number for number in box_bins(extent, pieces.shape, paths.box_bins)]
+    return boxes
 
 
 def write_answers(

@@ -155,7 +155,8 @@ class PathSection:
 
     grid, box_bins, joint, curves: of the codec (`vlseg/masks/path_codec.py`). max_tokens: of the longest path, in
     training and after it. price: IoU that one more token of a target must bring. effort: of the search for targets.
-    A checkpoint that has path mode already keeps its codec, and goes on learning it only where this is on.
+    box: how answers begin: "written", all of a path is the model's; "mask", with the box of the query's mask. A
+    checkpoint that has path mode already keeps its codec, and goes on learning it only where this is on.
     """
 
     on: bool = False
@@ -166,6 +167,7 @@ class PathSection:
     max_tokens: int = 128
     price: float = 1e-3
     effort: Literal["fast", "thorough"] = "fast"
+    box: Literal["written", "mask"] = "written"
 
 
 @dataclass
@@ -179,7 +181,7 @@ class ReinforceSection:
     supervised: weight of the supervised losses (`loss`) of the same batch; 0: none.
     """
 
-    on: bool = field(default=False, metadata={"main": True})
+    on: bool = False
     queries: int = 4
     group: int = 8
     temperature: float = 1.0

@@ -23,6 +23,7 @@ def learn_paths(model: VLSegModel, processor: VLSegProcessor, section: PathSecti
     """Give a model the path tokens that a run asks for; in place. Raises VLSegError as `add_paths`."""
     codec = PathCodec(section.grid, section.box_bins, section.joint, section.curves)
     add_paths(model, processor, codec, section.max_tokens)
+    model.config.paths["box"] = section.box
 
 
 def short_paths(
