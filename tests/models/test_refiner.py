@@ -1,4 +1,4 @@
-"""The refiner: crops against PIL and by hand, one by one and in a batch, what goes to disk, masks that are hardly any."""
+"""The refiner: crops against PIL, one by one and in a batch, what goes to disk, masks that are hardly any."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vlseg.data.files import write_whole
 from vlseg.models.pixel_decoder import ChannelNorm, ConvBlock, FourierPosition
 from vlseg.models.refiner_blocks import MaskEncoder, TwoWayBlock, pooled
 from vlseg.types import VLSegError
@@ -143,18 +144,17 @@ class Refiner(nn.Module):
         return steps
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write `config.json` and `model.safetensors`, the weights last. dtype: of the file; float32 loses nothing."""
+        """Write `config.json` and `model.safetensors`, the weights last. dtype: of the file; float32 loses nothing.
+
+        Raises VLSegError where a file cannot be written.
+        """
         from safetensors.torch import save
 
-        # not through `data.files`: models know nothing of data
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        config = json.dumps({"model_type": KIND, **asdict(self.config)}, indent=1) + "\n"
-        for name, content in ((CONFIG, config.encode()), (WEIGHTS, save(state, {"format": "pt"}))):
-            partial = folder / f".part-{name}"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+        write_whole(folder / CONFIG, json.dumps({"model_type": KIND, **asdict(self.config)}, indent=1) + "\n")
+        write_whole(folder / WEIGHTS, save(state, {"format": "pt"}))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> Refiner:
