@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -69,8 +69,6 @@ OPTIM = OptimSection(lr=2e-3, matrix_lr=1e-2, warmup=30, schedule="constant-deca
 TOWERS = ("pixel_encoder.", "vlm.model.vision_tower.")  # stay as the mosaics left them
 HEAD = {"dim": 64, "embed_dim": 32, "noun_dim": 32, "layers": 3, "presence": True}
 VAL_SEED, VAL_SCENES = 900_001, 250
-
-Watch = Callable[[int, VLSegModel, VLSegProcessor, dict[str, float]], None]
 
 
 def build(seed: int, fusion: str) -> tuple[VLSegModel, VLSegProcessor]:
@@ -179,7 +177,6 @@ def fit(
     seen: Iterable[Scene],
     steps: int,
     name: str,
-    watch: Watch | None = None,
 ) -> tuple[list[float], list[dict[str, float]]]:
     """Train all but the towers on the scenes, again and again. Returns the loss of every step, and `pulls` of some."""
     optimizer = build_optimizer(model, optim)
@@ -211,8 +208,6 @@ def fit(
         if (step + 1) % 50 == 0:
             told = {k: round(v, 3) for k, v in shown.items()}
             print(f"{name}: step {step + 1} {time.process_time() - begun:.0f} s {told}", flush=True)
-            if watch is not None:
-                watch(step + 1, model, processor, shown)
     return history, pulled
 
 

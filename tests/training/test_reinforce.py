@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from many_runs import fresh_state, in_ranks
+from many_runs import CONFIGS, fresh_state, in_ranks
 from pycocotools import mask as coco
 from test_path_training import learn
 from test_training import assert_same, tiny, weights
 
+from vlseg.config import load
 from vlseg.losses.path import advantages, policy_terms
 from vlseg.masks import rle
 from vlseg.masks.path_codec import PathCodec
@@ -21,7 +22,7 @@ from vlseg.models.modeling import VLSegModel
 from vlseg.models.presets import build_preset
 from vlseg.training import reinforce_rollouts
 from vlseg.training.batches import SceneBatches
-from vlseg.training.config import DataSection, PathSection, ReinforceSection, Stage
+from vlseg.training.config import DataSection, PathSection, ReinforceSection, Stage, TrainConfig
 from vlseg.training.loop import Stopped, train, trainer
 from vlseg.training.paths import PathTargets, learn_paths, truths
 from vlseg.training.reinforce import Reinforcer
@@ -311,6 +312,12 @@ def test_roll_outs_for_a_refiner(made):
 def test_settings_amiss(tmp_path, start, changes, message):
     with pytest.raises(VLSegError, match=message):
         trainer(settings(tmp_path, start, **changes))
+
+
+def test_the_shipped_recipe():
+    config = load(TrainConfig, CONFIGS / "train" / "reinforce.yaml")
+    assert config.reinforce == ReinforceSection(on=True, updates=2)
+    assert not config.paths.on
 
 
 def test_a_model_that_writes_no_paths_is_refused(tmp_path, tiny_folder):

@@ -130,7 +130,7 @@ def test_differences_are_paired_by_seed(script):
     assert found["cut"] == 1
     assert told["variants"]["ours"]["mIoU"] == pytest.approx(0.65)
     assert told["variants"]["ours"]["pulls"] == {"target": 0.5}
-    assert "from 1.000 to 0.000, a cut by 100% (asked for: a cut by 33%; reached)" in script.verdict(told)
+    assert "from 1.000 to 0.000, a cut by 100.0% (asked for: a cut by 33.3%; reached)" in script.verdict(told)
     runs[1]["steps"] = 2
     with pytest.raises(VLSegError, match="different settings"):
         script.report(runs, script.VARIANTS)
