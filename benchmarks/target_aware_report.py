@@ -40,7 +40,8 @@ Scores are of {judged} unseen scenes; every case has its target and a distractor
 | talent | + TALENT's affinity ({affinity}) and sentence ({sentence}) losses, as published |
 | ours | + contrast of the query with the regions of its image ({target}), + choice by activation ({stray}) |
 
-The choice by activation: the mean logit in the target against the mean logits in its distractors. "+rca" adds
+The choice by activation: the mean logit in the target against the mean logits in its distractors; `vlseg train` leaves
+it out unless `loss.stray` is given, since it costs mIoU (below). "+rca" adds
 rectified cost aggregation (`head.fusion: rca`), new to the start's model: it begins so that it hardly changes the
 masks, and has no more steps than the rest to come to anything.
 
