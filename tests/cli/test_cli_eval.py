@@ -223,7 +223,7 @@ def test_wrong_calls(data, tiny_folder, tmp_path, capsys):
     refused(run(capsys, "--data", data, *out, "--limit", 0), "--limit 0: must be at least 1")
     refused(run(capsys, "--data", data, *out, "--mask-threshold", 1), "--mask-threshold 1: must lie between 0 and 1")
     refused(run(capsys, "--data", data, *out, "--presence-threshold", 7), "must lie in 0..1")
-    refused(run(capsys, "--data", data, *out, "--modle", "x"), "did you mean --model?")
+    refused(run(capsys, "--data", data, *out, "--modell", "x"), "did you mean --model?")
     refused(run(capsys, "--data", tmp_path / "no.jsonl", *out), "no.jsonl")
     refused(run(capsys, "--data", data, "--model", "nonsense", *out), "unknown model")
     refused(run(capsys, "--data", data, "--model", "baseline:x", *out), "no such baseline")
