@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ TORCHVISION = {
     "fcn": ("fcn_resnet50", "fcn_resnet101"),
 }
 ARCHITECTURES = (*SMP, *TORCHVISION, "segnet")
+INSTANCES = "mask-rcnn"  # see `vlseg/systems/instance_net.py`
 ENCODERS = {"dpt": "tu-vit_small_patch16_224.augreg_in21k"}  # of timm; the others start from ResNet-34
 IMAGE: dict[str, Any] = {
     "area": 512 * 512,
@@ -51,6 +52,8 @@ class ClosedNet(nn.Module):
     labels: C names; a net with one logit a pixel has two, the background's first. image: as in `VLSegConfig.image`.
     described: what `config.json` says of it, None for one that writes it itself.
     """
+
+    instances = False  # whether it finds objects rather than classes of pixels
 
     def __init__(
         self,
@@ -111,6 +114,13 @@ class ClosedNet(nn.Module):
             {**facts, "image": self.image, "presence_threshold": self.threshold}, indent=1, ensure_ascii=False
         )
 
+    def count(self) -> int:
+        """How many classes the network has, the background included, whatever their names."""
+        side = 2 * self.image["multiple"]
+        with torch.inference_mode():
+            logits: torch.Tensor = self.eval()(torch.zeros(1, 3, side, side))
+        return logits.shape[1]
+
     @staticmethod
     def labels_in(folder: str | Path) -> list[str]:
         """The names of the classes of a folder, by number; [] where it does not tell."""
@@ -118,7 +128,7 @@ class ClosedNet(nn.Module):
         return found if isinstance(found, list) and all(isinstance(label, str) for label in found) else []
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ClosedNet:
+    def from_pretrained(cls, folder: str | Path) -> Self:
         """Load a folder; no network. Raises VLSegError for one that is not whole or has no class names."""
         folder = Path(folder)
         config, told = _read(folder / "config.json"), _read(folder / FILE, needed=False)
@@ -133,6 +143,11 @@ class ClosedNet(nn.Module):
         try:
             weights = load_file(folder / "model.safetensors")
             net, architecture, described = _described(config)
+            if cls.instances != (architecture == INSTANCES):
+                raise VLSegError(
+                    f"{folder}: is a {architecture}; say closed={architecture} to train it, "
+                    f"{architecture}=FOLDER to ask it"
+                )
             as_saved(net, weights.keys())
             net.load_state_dict(weights)
         except VLSegError:
@@ -142,7 +157,7 @@ class ClosedNet(nn.Module):
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise VLSegError(f"{folder}: the network cannot be loaded ({reason})") from error
         made = cls(net, architecture, labels, told.get("image"), described)
-        count = _classes(made)
+        count = made.count()
         if count == 2 and len(labels) == 1:
             made.labels = ["background", *labels]
         if count != len(made.labels):
@@ -186,7 +201,9 @@ def build_net(
         net = _call(SegNet, {"classes": count, **options})
         described = {"model_type": "vlseg-segnet", "classes": count, "options": net.options}
     else:
-        raise VLSegError(f"closed: no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        raise VLSegError(
+            f"closed: no architecture {architecture!r}; there are {', '.join((*ARCHITECTURES, INSTANCES))}"
+        )
     without_statistics(net)
     return ClosedNet(net, architecture, labels, image, described)
 
@@ -198,6 +215,10 @@ def _described(config: dict[str, Any]) -> tuple[nn.Module, str, dict[str, Any] |
         from vlseg.systems.segnet import SegNet
 
         return SegNet(config["classes"], **config["options"]), "segnet", config
+    if kind == "vlseg-mask-rcnn":
+        from vlseg.systems.instance_net import bare  # which is built on this file
+
+        return bare(config["encoder"], config["classes"], config["options"]), INSTANCES, config
     if kind == "vlseg-torchvision":
         architecture = next(name for name, builders in TORCHVISION.items() if config["builder"] in builders)
         options = {"weights": None, "weights_backbone": None, "num_classes": config["classes"], **config["options"]}
@@ -240,12 +261,6 @@ def _call(make: Any, options: dict[str, Any]) -> Any:
 def _multiple(net: nn.Module) -> int:
     stride = getattr(getattr(net, "encoder", None), "output_stride", None)
     return max(int(stride), 16) if isinstance(stride, int) else 32
-
-
-def _classes(made: ClosedNet) -> int:
-    side = 2 * made.image["multiple"]
-    with torch.inference_mode():
-        return made.eval()(torch.zeros(1, 3, side, side)).shape[1]
 
 
 def _read(path: Path, needed: bool = True) -> dict[str, Any]:

@@ -235,8 +235,8 @@ _ROWS = (
             instances=instances,
             absent="score of the best instance" if instances else "no pixel of the class",
             boxes=instances,
-            # of a net trained here, be it this one or fcn: its folder says which
-            model_types=("vlseg-torchvision",) if name == "deeplabv3" else (),
+            # of nets trained here; of deeplabv3 and fcn the folder says which
+            model_types={"deeplabv3": ("vlseg-torchvision",), "mask-rcnn": ("vlseg-mask-rcnn",)}.get(name, ()),
         )
         for name, what, factory, parameters, instances in (
             ("mask-rcnn", "torchvision's Mask R-CNN: 80 classes of COCO", "open_mask_rcnn", 44, True),

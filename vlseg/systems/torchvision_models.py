@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from vlseg.systems.class_names import ClassNames
-from vlseg.systems.closed_maps import ClosedMaps, most_likely, open_system
+from vlseg.systems.closed_maps import ClosedImages, ClosedMaps, most_likely, open_system
 from vlseg.systems.closed_net import TORCHVISION
 from vlseg.systems.closed_vocabulary import ClosedVocabulary, Findings, Region, from_class_map
 from vlseg.systems.devices import pick_device, pick_dtype
+from vlseg.systems.instance_net import InstanceNet, framed
 from vlseg.types import VLSegError
 
 BUILDERS = {**TORCHVISION, "mask-rcnn": ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")}
@@ -58,10 +59,7 @@ class MaskRCNN(ClosedVocabulary):
     def look(self, images: Sequence[Image.Image]) -> list[Any]:
         """See `ClosedVocabulary.look`: labels (N,), scores (N,) and soft masks (N, 28, 28) with their boxes (N, 4) in
         pixels of the image; masks are pasted when they are asked for."""
-        weight = next(self.net.parameters())
-        pixels = [self.ready(image).to(weight.device, weight.dtype) for image in images]
-        original, transform = [(image.height, image.width) for image in images], self.net.transform
-        inputs, _ = transform(pixels)
+        original, inputs = [(image.height, image.width) for image in images], self.inputs(images)
         maps = self.net.backbone(inputs.tensors)
         maps = {"0": maps} if isinstance(maps, torch.Tensor) else maps
         proposals, _ = self.net.rpn(inputs, maps)
@@ -73,6 +71,12 @@ class MaskRCNN(ClosedVocabulary):
             boxes = resize_boxes(one["boxes"], seen_at, size)
             seen.append((one["labels"], one["scores"].float(), one["masks"].float(), boxes.float()))
         return seen
+
+    def inputs(self, images: Sequence[Image.Image]) -> Any:
+        """The pictures as the network takes them, torchvision's `ImageList`."""
+        weight = next(self.net.parameters())
+        inputs, _ = self.net.transform([self.ready(image).to(weight.device, weight.dtype) for image in images])
+        return inputs
 
     def find(self, seen: Any, size: tuple[int, int], wanted: set[int], presence: float, mask: float) -> Findings:
         """See `ClosedVocabulary.find`."""
@@ -88,20 +92,37 @@ class MaskRCNN(ClosedVocabulary):
         return Findings(best.numpy(), regions)
 
 
+class TrainedMaskRCNN(MaskRCNN):
+    """One that `vlseg train` has made: pictures are made ready as they were in training."""
+
+    def __init__(self, trained: InstanceNet, name: str):
+        super().__init__(trained.eval().net, trained.labels, None, name)
+        self.presence_threshold = trained.threshold
+        self.images = ClosedImages(self.names, trained.image)
+
+    def inputs(self, images: Sequence[Image.Image]) -> Any:
+        """See `MaskRCNN.inputs`."""
+        size = self.images.input_size(images[0].height, images[0].width)
+        pixels = torch.cat([self.images.pixel_values(image, size) for image in images])
+        return framed(pixels.to(next(self.net.parameters()).device))
+
+
 def open_torchvision(
     architecture: str, places: Sequence[str | None], device: str | None, dtype: str | None, name: str | None
 ) -> ClosedVocabulary:
     """See the top of the page. places: weights, and a text file with the names of the classes, or None."""
     where, named = str(places[0]), places[1] if len(places) > 1 else None
     name = name or architecture
-    if Path(where).is_dir():
-        if architecture == "mask-rcnn":
-            raise VLSegError(f"--model {name}: {where} is a folder; name the .pth file of a Mask R-CNN")
+    if Path(where).is_dir() and architecture != "mask-rcnn":
         return open_system([where], device, dtype, name)
     place = pick_device(device)
     number = pick_dtype(dtype, place)
     if number != torch.float32 and architecture == "mask-rcnn":
         raise VLSegError(f"--dtype {dtype}: not for Mask R-CNN; use float32")
+    if Path(where).is_dir():
+        if named:
+            raise VLSegError(f"--model {name}: the folder {where} names its classes itself; leave {named} out")
+        return TrainedMaskRCNN(InstanceNet.from_pretrained(where).to(place), name)
     if Path(where).is_file():
         net, labels, ready = _from_file(architecture, Path(where), named)
     else:

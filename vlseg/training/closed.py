@@ -24,7 +24,7 @@ from vlseg.losses.mask import IGNORE
 from vlseg.metrics.case import Case
 from vlseg.systems.class_names import ClassNames, normal
 from vlseg.systems.closed_maps import ClosedImages, ClosedMaps
-from vlseg.systems.closed_net import FILE, ClosedNet, build_net
+from vlseg.systems.closed_net import FILE, INSTANCES, ClosedNet, build_net
 from vlseg.training import validation
 from vlseg.training.batches import Batch
 from vlseg.training.checkpoint import Ema
@@ -47,6 +47,7 @@ class ClosedTrainer(Trainer):
 
     core: Any
     processor: Any
+    plain: nn.Module
 
     def __init__(self, config: TrainConfig):
         refuse(config)
@@ -59,7 +60,7 @@ class ClosedTrainer(Trainer):
             raise VLSegError(f"closed under {self.sharding}: such networks are small; use --launch ddp")
         self.main = self.accelerator.is_main_process
         self.journal = Journal(self.out, self.main, self.accelerator)
-        self.core = build(config)
+        self.core, self.plain = self.start()
         self.processor = ClosedImages(ClassNames(self.core.labels), self.core.image)
         # All queries of a picture: with one left out its pixels would be background.
         all_queries = replace(config, data=replace(config.data, queries=MOST))
@@ -68,7 +69,6 @@ class ClosedTrainer(Trainer):
         config.steps = self.feed.steps
         self.val = open_part(config.data, config.data.val, config.data.val_split) if config.data.val else None
         self.rounded, self.adapted, self.ranks, self.watch, self.phrases = [], False, None, None, None
-        self.plain: nn.Module = self.core
         self.prepare_model()
         self.engine = Engine(self.accelerator, self.plain, build_optimizer(self.plain, config.optim), config)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
@@ -79,6 +79,15 @@ class ClosedTrainer(Trainer):
         self.stopping = False
         self.problems: set[str] = set()
         self.told: set[str] = set()
+
+    def start(self) -> tuple[ClosedNet, nn.Module]:
+        """The network that the run starts from, and the module that holds it and is called in training."""
+        net = build(self.config)
+        return net, net
+
+    def system(self) -> Any:
+        """The network as the `System` that validation asks."""
+        return ClosedMaps(self.core, self.out.name)
 
     def keep_start(self) -> None:
         """The classes of this run, for every later start of it."""
@@ -105,8 +114,7 @@ class ClosedTrainer(Trainer):
             raise VLSegError(f"{self.out / name}: cannot be written ({reason}); the checkpoints are whole") from error
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step. Cross-entropy is divided by the pixels that count, dice by the classes that pictures
-        show, of all ranks and accumulated batches."""
+        """See `Trainer.train_step`."""
         config, accelerator, engine = self.config, self.accelerator, self.engine
         # Chance (dropout) is a function of step and rank, so that a resumed run meets the same.
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 4096 + accelerator.process_index)
@@ -114,6 +122,28 @@ class ClosedTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
         queries, _ = counted(self, batches)
+        losses = self.passes(batches)
+
+        def check(norm: torch.Tensor) -> None:
+            if not torch.isfinite(norm):
+                file = save_batches(self, batches)
+                raise VLSegError(f"step {self.step}: the gradient is not finite; the batch is in {file}")
+
+        norm = engine.step(check)
+        self.step += 1
+        engine.clear()
+        self.ema.update()
+        self.seen += int(queries)
+        lr = config.optim.lr * factor
+        return {**losses, "loss": sum(losses.values()), "grad_norm": norm, "lr": lr}
+
+    def passes(self, batches: list[Batch]) -> dict[str, float]:
+        """Forward and backward passes of a step; its losses by name, of all ranks.
+
+        Cross-entropy is divided by the pixels that count, dice by the classes that pictures show, of all ranks and
+        accumulated batches.
+        """
+        config, accelerator, engine = self.config, self.accelerator, self.engine
         device, classes = accelerator.device, len(self.core.labels)
         truths = [class_map(batch.to(device), self.core.labels) for batch in batches]
         mine = [[(truth != IGNORE).sum(), shown(truth, classes).sum()] for truth in truths]
@@ -131,20 +161,8 @@ class ClosedTrainer(Trainer):
                 # ranks' gradients are averaged, so the sum over ranks needs their number back
                 engine.backward((entropy + dice) * accelerator.num_processes, last)
             sums += torch.stack([entropy.detach(), dice.detach()])
-
-        def check(norm: torch.Tensor) -> None:
-            if not torch.isfinite(norm):
-                file = save_batches(self, batches)
-                raise VLSegError(f"step {self.step}: the gradient is not finite; the batch is in {file}")
-
-        norm = engine.step(check)
         entropy, dice = accelerator.reduce(sums, "sum").tolist()
-        self.step += 1
-        engine.clear()
-        self.ema.update()
-        self.seen += int(queries)
-        lr = config.optim.lr * factor
-        return {"cross_entropy": entropy, "dice": dice, "loss": entropy + dice, "grad_norm": norm, "lr": lr}
+        return {"cross_entropy": entropy, "dice": dice}
 
     def finish(self) -> None:
         """Write the folder `final`."""
@@ -156,7 +174,7 @@ class ClosedTrainer(Trainer):
         if self.val is None:
             return
         better = torch.zeros((), device=self.accelerator.device)
-        system: Any = ClosedMaps(self.core, self.out.name)
+        system = self.system()
         with self.ema.applied():
             if score:
                 here = self.accelerator
@@ -182,7 +200,16 @@ class ClosedTrainer(Trainer):
 
 def train(config: TrainConfig) -> None:
     """Run a training configuration of a closed set of classes in this process (one rank)."""
-    ClosedTrainer(config).run()
+    closed_trainer(config).run()
+
+
+def closed_trainer(config: TrainConfig) -> ClosedTrainer:
+    """The run that a configuration of a closed set asks for: of instances, or of a class for every pixel."""
+    if config.closed.architecture == INSTANCES:
+        from vlseg.training.closed_instances import InstanceTrainer  # which is a ClosedTrainer
+
+        return InstanceTrainer(config)
+    return ClosedTrainer(config)
 
 
 def refuse(config: TrainConfig) -> None:
@@ -213,7 +240,7 @@ def build(config: TrainConfig) -> ClosedNet:
 
     A run that has begun keeps the classes it began with. Raises VLSegError.
     """
-    closed, begun = config.closed, Path(config.out) / "start"
+    closed = config.closed
     torch.manual_seed(config.seed)
     area = {"area": config.model.area} if config.model.area else {}
     if config.model.source:
@@ -222,14 +249,20 @@ def build(config: TrainConfig) -> ClosedNet:
             raise VLSegError(f"model={config.model.source}: is a {net.architecture}; say closed={net.architecture}")
         net.image |= closed.image | area
         return net
-    labels = closed.classes
-    if (begun / FILE).exists():
-        labels = ClosedNet.labels_in(begun)
+    image = closed.image | area
+    return build_net(
+        str(closed.architecture), labels_of(config), closed.encoder, closed.weights, image, **closed.options
+    )
+
+
+def labels_of(config: TrainConfig) -> list[str]:
+    """The names of the classes of a run: those that it began with, those given, or those of the data."""
+    begun = Path(config.out) / "start"
+    labels = ClosedNet.labels_in(begun) if (begun / FILE).exists() else config.closed.classes
     labels = labels or classes_of(config.data)
     if len(labels) > MOST:
         raise VLSegError(f"closed.classes: {len(labels)} classes, and {MOST} are the most")
-    image = closed.image | area
-    return build_net(str(closed.architecture), labels, closed.encoder, closed.weights, image, **closed.options)
+    return labels
 
 
 def classes_of(data: DataSection) -> list[str]:

@@ -206,12 +206,14 @@ class ReinforceSection:
 class ClosedSection:
     """A network for a closed set of classes instead of the native model; see `vlseg/systems/closed_net.py`.
 
-    architecture: unet, unet++, deeplabv3+, fpn, segformer, dpt, deeplabv3, fcn or segnet; null: the native model.
-    encoder: by its name in segmentation-models-pytorch, "tu-..." any of timm; for torchvision the builder; null: the
-    usual one. weights: of the encoder, as its library calls them ("imagenet"); null: random. classes: their names, the
+    architecture: unet, unet++, deeplabv3+, fpn, segformer, dpt, deeplabv3, fcn or segnet, which give every pixel a
+    class, or mask-rcnn, which finds instances (`vlseg/systems/instance_net.py`); null: the native model.
+    encoder: by its name in segmentation-models-pytorch, "tu-..." any of timm; for torchvision the builder, for
+    mask-rcnn also a ResNet ("resnet18"); null: the usual one. weights: of the encoder, as its library calls them
+    ("imagenet"), for mask-rcnn also a file; null: random. classes: their names, the
     background's first, where there is one; empty: "background" and every query of the training data. image: entries of
     `ClosedNet.image`, such as area and multiple. options: further ones of the network's class.
-    cross_entropy, dice: weights of the losses.
+    cross_entropy, dice: weights of the losses; mask-rcnn has losses of its own.
     """
 
     architecture: str | None = field(default=None, metadata={"main": True})

@@ -252,9 +252,9 @@ def train(config: TrainConfig) -> None:
 def trainer(config: TrainConfig) -> Trainer:
     """The run that a configuration asks for: supervised, of reinforcement, or for a closed set of classes."""
     if config.closed.architecture:
-        from vlseg.training.closed import ClosedTrainer  # which is a Trainer
+        from vlseg.training.closed import closed_trainer  # whose trainers are Trainers
 
-        return ClosedTrainer(config)
+        return closed_trainer(config)
     if config.reinforce.on:
         from vlseg.training.reinforce import Reinforcer  # which is a Trainer
 

@@ -139,7 +139,7 @@ def _verdict(truth: Answer, answer: Answer) -> str:
         return f"not there; answer: {answer.status}{score}"
     if answer.status != "found":
         return f"answer: {answer.status}{score}"
-    overlap = codec.iou([truth.segments[0].rle], [answer.segments[0].rle])[0, 0]
+    overlap = codec.iou([truth.segments[0].rle], [codec.encode(answer.mask)])[0, 0]
     return f"answer: found{score}, IoU {overlap:.2f}"
 
 
