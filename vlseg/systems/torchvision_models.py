@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -83,13 +84,14 @@ class MaskRCNN(ClosedVocabulary):
         from torchvision.models.detection.roi_heads import paste_masks_in_image
 
         labels, scores, masks, boxes = seen
-        best = torch.zeros(len(self.names.labels)).index_reduce_(0, labels.cpu(), scores.cpu(), "amax")
+        best = np.zeros(len(self.names.labels), np.float32)
+        np.maximum.at(best, labels.cpu().numpy(), scores.float().cpu().numpy())
         regions = []
         for i in range(len(labels)):  # one at a time: soft masks at the size of a photograph are large
             if int(labels[i]) in wanted and float(scores[i]) >= presence:
                 soft = paste_masks_in_image(masks[i : i + 1], boxes[i : i + 1], size)[0, 0]
                 regions.append(Region(int(labels[i]), float(scores[i]), (soft > mask).cpu().numpy()))
-        return Findings(best.numpy(), regions)
+        return Findings(best, regions)
 
 
 class TrainedMaskRCNN(MaskRCNN):
