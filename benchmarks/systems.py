@@ -189,6 +189,7 @@ tags: `--model open_clip=ViT-L-14,weights.safetensors`, `--model open_clip=convn
 `--refine sam2` (or `sam2=FOLDER`) gives each found segment of any system to SAM 2, as a box with a coarse mask; a
 segment that fills its box is taken for a box alone. Status and scores stay as they were. The same option of
 `vlseg serve` refines every answer of a server; in Python it is `Segmenter(model, refine="sam2")`.
+`--refine vlseg` is vlseg's own refiner, which knows drawn scenes, not photographs (docs/paths.md, "Refiner").
 
 ## The same images again
 
