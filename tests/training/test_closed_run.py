@@ -128,6 +128,9 @@ def test_truth_is_a_map_of_classes(data: Path, tmp_path: Path):
 def test_what_does_not_go(data: Path, tmp_path: Path):
     with pytest.raises(VLSegError, match=r"adapter\.kind: not for a closed set"):
         ClosedTrainer(toy(tmp_path, data, adapter={"kind": "lora"}))
+    for section in ("paths", "reinforce"):
+        with pytest.raises(VLSegError, match=rf"{section}\.on: not for a closed set"):
+            ClosedTrainer(toy(tmp_path, data, **{section: {"on": True}}))
     with pytest.raises(VLSegError, match="no architecture 'vnet'"):
         ClosedTrainer(toy(tmp_path, data, closed={"architecture": "vnet"}))
     assert classes_of(toy(tmp_path, data).data) == ["background", "ball", "box"]

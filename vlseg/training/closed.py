@@ -225,6 +225,7 @@ def refuse(config: TrainConfig) -> None:
         "first": bool(config.first),
         "export_dtype": config.export_dtype != "float32",
         "optim.matrix_lr": bool(config.optim.matrix_lr),
+        "reinforce.on": config.reinforce.on,
     }
     for key, is_wrong in wrong.items():
         if is_wrong:
