@@ -278,6 +278,31 @@ def test_tiles(build, name, size, picture, texts):
     close(packed.token_logits[0, 0], stock[0])
 
 
+@pytest.mark.parametrize(("name", "split"), [*((n, False) for n in NAMES), ("smolvlm", True), ("internvl", True)])
+@torch.no_grad()
+def test_places_are_those_of_the_image_tokens(build, name, split, picture, texts):
+    """What the language model is given at `places` are the tokens of the whole picture, one a cell, in their order."""
+    model, processor = build(name, **({"split": True, "area": 128 * 128, "multiple": 64} if split else {}))
+    given = {}
+    inner = model.vlm.model
+    language = getattr(inner, "language_model", None) or inner.text_model
+    handle = language.register_forward_pre_hook(lambda module, args, kwargs: given.update(kwargs), with_kwargs=True)
+    inputs = processor([picture(3, 128, 128)], [texts])
+    model(**inputs)
+    handle.remove()
+    tokens = model.encode_image(inputs["pixel_values"]).tokens
+    assert (tokens.tiles != (1, 1)) == split
+    rows, columns = tokens.grid
+    places = model.family.places(tokens, model.family.prefix(tokens))
+    assert len(places) == rows * columns
+    found = given["inputs_embeds"][0, places]
+    pooled = tokens.pooler_output[0]
+    want = pooled[: rows * columns] if name.startswith("llava") else pooled[-rows * columns :]
+    assert want.std(0).min() > 0  # no two cells alike
+    scale = (found * want).sum() / want.square().sum()  # Gemma scales what it is given
+    close(found, scale * want, 1e-5)
+
+
 @pytest.mark.parametrize("name", ["qwen3-vl", "qwen3-vl-moe", "smolvlm", "paligemma2"])
 def test_gradients_are_those_of_one_query_a_row(build, picture, texts, name):
     """The packed row against K rows that encode the picture K times: same loss, same gradient of every weight."""

@@ -59,6 +59,32 @@ def test_rows_go_on_with_the_paths_of_their_targets(made):
     assert seen > 3
 
 
+def test_some_queries_learn_paths(made):
+    """By share: none, some (the same ones for the same batch), all; a batch in which none does has a loss as well."""
+    model, processor, whole, _ = made
+    feed = SceneBatches(DataSection(seed=1, queries=4), [Stage(9, 2, [[64, 96]])], processor, 9)
+
+    def drawn(share):
+        feed.paths = PathTargets(model.config, processor.pad_id, SECTION.price, share=share)
+        return feed[4]
+
+    def paths(batch):
+        states = (batch.packed.path_targets >= 0).int()
+        return [len(set(row[seen > 0].tolist())) for row, seen in zip(batch.packed.owner, states, strict=True)]
+
+    assert paths(drawn(1.0)) == paths(whole)
+    assert sum(paths(drawn(0.0))) == 0
+    counts = [sum(paths(drawn(share))) for share in (0.2, 0.5, 0.8)]
+    assert 0 < counts[1] < sum(paths(whole))
+    assert counts == sorted(counts)
+    assert torch.equal(drawn(0.5).packed.ids, drawn(0.5).packed.ids)
+    batch = drawn(0.0)
+    output = model(pixel_values=processor.normalise(batch.pixels), **batch.packed.tensors())
+    losses = loss_sums(output, batch, model.config, LossSection(path=1.0, path_spread=0.7))
+    assert losses["path"] == 0
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
 def test_paths_fit_their_limit():
     """A ragged mask gets dearer tokens until it fits, at worst its box; what fits already stays as it is."""
     codec = PathCodec(16, 32)

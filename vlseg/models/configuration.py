@@ -46,6 +46,7 @@ class VLSegConfig(PretrainedConfig):
         "blocks": 4,  # of the ViT over the pyramid (eomt)
         "fusion": "none",  # or "rca": words and pixels meet before the head (see `models/heads/fusion.py`)
         "slots": 1,  # segments that an answer can have; 1: the mask is one segment
+        "ground": 0,  # width in which queries point at the language model's image tokens; 0: they do not
     }
 
     def __init__(

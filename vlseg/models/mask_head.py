@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vlseg.models.heads.fusion import Fused, RectifiedCostAggregator
+from vlseg.models.heads.grounding import Grounding, heat
 from vlseg.models.heads.slots import SlotAttention, Slots, union_logits
 from vlseg.models.pixel_decoder import FourierPosition, PixelFeatures
 
@@ -48,7 +49,8 @@ class Masks:
     embedding: (B, K, E) what is compared with pixels. state: (B, K, D). nouns: (B, K, N) unit vectors or None.
     presence: (B, K) what the pixels say for a referent, to be added to the language model's evidence, or None.
     slots: the parts of the mask, where `head.slots` > 1; `logits` is then their union. fused: with `head.fusion`.
-    entered: (B, K, D), the state before it read the pixels."""
+    entered: (B, K, D), the state before it read the pixels. ground: (B, K, rows, columns), scores of the image tokens
+    (`heads/grounding.py`), with `head.ground`."""
 
     logits: torch.Tensor
     coarse: list[torch.Tensor]
@@ -59,6 +61,7 @@ class Masks:
     slots: Slots | None = None
     fused: Fused | None = None
     entered: torch.Tensor | None = None
+    ground: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -66,12 +69,13 @@ class Clues:
     """What a mask is made of besides the state, the same at every stage. Q: K queries times S slots, slots innermost.
 
     pixels: the image's features. named: (B, Q, H/4, W/4), cosine of the query's noun with each pixel's, or None. fused:
-    of `RectifiedCostAggregator`, or None.
+    of `RectifiedCostAggregator`, or None. heat: (B, Q, rows, columns), of `heads/grounding.py`, or None.
     """
 
     pixels: PixelFeatures
     named: torch.Tensor | None
     fused: Fused | None
+    heat: torch.Tensor | None = None
 
 
 class PresenceFromPixels(nn.Module):
@@ -120,6 +124,12 @@ class MaskHead(nn.Module):
             nn.init.zeros_(self.trust.weight)
             nn.init.constant_(self.trust.bias, 6.0)
             self.level = nn.Parameter(torch.tensor(0.5))
+        self.grounding: Grounding | None = None
+        if head["ground"]:
+            self.grounding = Grounding(hidden, head["ground"])
+            self.heed = nn.Linear(dim, 1)  # how much of it to follow; little for "all the dogs"
+            nn.init.zeros_(self.heed.weight)
+            nn.init.constant_(self.heed.bias, -0.5)
         self.fusion: RectifiedCostAggregator | None = None
         if head["fusion"] == "rca":
             self.fusion = RectifiedCostAggregator(dim, scales)
@@ -179,7 +189,7 @@ class MaskHead(nn.Module):
         return self.with_clues(logits, state, clues), vector
 
     def with_clues(self, logits: torch.Tensor, state: torch.Tensor, clues: Clues) -> torch.Tensor:
-        """Add bias, name and fused features to mask logits (B, Q, H/4, W/4).
+        """Add bias, name, heat and fused features to mask logits (B, Q, H/4, W/4).
 
         The cosines of the name are trained against the same prototypes on both sides, so a name finds its pixels before
         the dot product has learned anything.
@@ -187,6 +197,9 @@ class MaskHead(nn.Module):
         logits = logits + self.bias(state)[..., None]
         if clues.named is not None:
             logits = logits + F.softplus(self.trust(state))[..., None] * (clues.named - self.level).to(logits.dtype)
+        if clues.heat is not None:
+            pointed = F.interpolate(clues.heat, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+            logits = logits + F.softplus(self.heed(state))[..., None] * pointed.to(logits.dtype)
         if clues.fused is not None:
             own = clues.fused.features
             asked = (self.to_fused(state) * own.shape[2] ** -0.5).unflatten(1, (own.shape[1], self.slots))
@@ -194,8 +207,9 @@ class MaskHead(nn.Module):
             logits = logits + F.interpolate(extra, size=logits.shape[-2:], mode="bilinear", align_corners=False)
         return logits
 
-    def forward(self, hidden: torch.Tensor, pixels: PixelFeatures) -> Masks:
-        """hidden: (B, K, H) the states that predict [SEG] or [REJ]; pixels: what `prepare` returned."""
+    def forward(self, hidden: torch.Tensor, pixels: PixelFeatures, seen: torch.Tensor | None = None) -> Masks:
+        """hidden: (B, K, H) the states that predict [SEG] or [REJ]; pixels: what `prepare` returned; seen: (B, H, rows,
+        columns), the states of the image tokens, which a head with `grounding` needs."""
         queries = self.enter(hidden)
         entered = self.leave(queries)
         nouns = named = None
@@ -203,20 +217,25 @@ class MaskHead(nn.Module):
             nouns = F.normalize(self.to_noun(entered).float(), dim=-1)
             named = torch.einsum("bkn,bnhw->bkhw", nouns, pixels.nouns)
             named = F.interpolate(named, size=pixels.embedding.shape[-2:], mode="bilinear", align_corners=False)
+        ground = pointed = None
+        if self.grounding is not None and seen is not None:
+            ground = self.grounding(hidden, seen)
+            pointed = heat(ground)
         fused = None if self.fusion is None else self.fusion(pixels.levels, entered)
         state = entered
         if self.slots > 1:
             queries = (queries[:, :, None] + self.slot).flatten(1, 2)
             state = self.leave(queries)
             named = None if named is None else named.repeat_interleave(self.slots, 1)
-        state, vector, stages = self.read(queries, state, Clues(pixels, named, fused))
+            pointed = None if pointed is None else pointed.repeat_interleave(self.slots, 1)
+        state, vector, stages = self.read(queries, state, Clues(pixels, named, fused, pointed))
         logits = stages[-1]
         if self.to_detail is not None and pixels.detail is not None:
             fine = self.to_detail(state)
             scale = fine.shape[-1] ** -0.5
             logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
             logits = logits + torch.einsum("bkd,bdhw->bkhw", fine * scale, pixels.detail.to(fine.dtype))
-        masks = Masks(logits.float(), stages, vector, state, nouns, fused=fused, entered=entered)
+        masks = Masks(logits.float(), stages, vector, state, nouns, fused=fused, entered=entered, ground=ground)
         if self.slots > 1:
             self.gather(masks)
         if self.presence is not None:

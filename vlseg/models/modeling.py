@@ -50,6 +50,8 @@ class VLSegOutput:
     slots: masks and scores of an answer's segments where `head.slots` > 1, whose union `mask_logits` is; or None.
     query_state (B, K, D), levels (B, D, h, w) coarse to fine, fused: what the head began with; the target-aware loss
         looks at them.
+    ground_logits: (B, K, rows, columns) float32, with `head.ground`: scores of the language model's image tokens, whose
+        softmax says where a query points; or None.
     path_logits: (n, V) float32, one row for each of the n places of the row where `path_targets` is not -1, in its
         order: logits of the path tokens, -inf where the grammar allows none; or None.
     """
@@ -68,6 +70,7 @@ class VLSegOutput:
     query_state: torch.Tensor | None = None
     levels: list[torch.Tensor] = field(default_factory=list)
     fused: Fused | None = None
+    ground_logits: torch.Tensor | None = None
     path_logits: torch.Tensor | None = None
 
 
@@ -169,8 +172,21 @@ class VLSegModel(PreTrainedModel):
         path: torch.Tensor | None = None,
         cache: DynamicCache | None = None,
     ) -> torch.Tensor:
-        """Run the language model on [image][query 1]..[query K]; returns (B, S, hidden), the states of the queries.
+        """The states of the queries, (B, S, hidden); see `read`."""
+        return self.read(image, query_ids, query_owner, query_offset, path, cache)[1]
 
+    def read(
+        self,
+        image: ImageFeatures,
+        query_ids: torch.Tensor,
+        query_owner: torch.Tensor,
+        query_offset: torch.Tensor,
+        path: torch.Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the language model on [image][query 1]..[query K].
+
+        Returns the states of the image tokens, (B, hidden, rows, columns), and those of the queries, (B, S, hidden).
         path: (B, S) bool, places that belong to a query's path: causal in every family. cache: filled with the row.
         """
         batch, prefix = query_ids.shape[0], self.family.prefix(image.tokens)
@@ -186,7 +202,9 @@ class VLSegModel(PreTrainedModel):
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state
-        return states[:, p:]
+        rows, columns = image.tokens.grid
+        places = self.family.places(image.tokens, prefix)
+        return states[:, places].transpose(1, 2).unflatten(2, (rows, columns)), states[:, p:]
 
     def read_queries(
         self,
@@ -240,10 +258,10 @@ class VLSegModel(PreTrainedModel):
             raise ValueError("give either pixel_values or image_features")
         image = self.encode_image(pixel_values) if image_features is None else image_features  # type: ignore[arg-type]
         path = None if path_targets is None else path_targets >= 0
-        row = self.read_row(image, query_ids, query_owner, query_offset, path, cache)
+        seen, row = self.read(image, query_ids, query_owner, query_offset, path, cache)
         states = answering(row, query_answers)
         token_logits = self.family.token_logits(self.vlm, states)
-        masks = self.mask_head(states, image.pixels)
+        masks = self.mask_head(states, image.pixels, seen)
         evidence = token_logits[..., self.config.seg_token_id] - token_logits[..., self.config.rej_token_id]
         if masks.presence is not None:
             evidence = evidence + masks.presence
@@ -265,6 +283,7 @@ class VLSegModel(PreTrainedModel):
             query_state=masks.entered,
             levels=image.pixels.levels,
             fused=masks.fused,
+            ground_logits=masks.ground,
             path_logits=path_logits,
         )
 

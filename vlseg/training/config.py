@@ -155,6 +155,7 @@ class PathSection:
 
     grid, box_bins, joint, curves: of the codec (`vlseg/masks/path_codec.py`). max_tokens: of the longest path, in
     training and after it. price: IoU that one more token of a target must bring. effort: of the search for targets.
+    share: of the queries that have a target, those that learn a path in a step; a path makes its query twice as long.
     box: how answers begin: "written", all of a path is the model's; "mask", with the box of the query's mask. A
     checkpoint that has path mode already keeps its codec, and goes on learning it only where this is on.
     """
@@ -167,6 +168,7 @@ class PathSection:
     max_tokens: int = 128
     price: float = 1e-3
     effort: Literal["fast", "thorough"] = "fast"
+    share: float = 1.0
     box: Literal["written", "mask"] = "written"
 
 
@@ -259,7 +261,8 @@ class LossSection:
     weights); or "none".
     slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1. path: tokens of the paths,
     where the run trains them (`paths`); path_spread: over how many places and bins around the right one their targets
-    are spread (standard deviation), 0: not at all.
+    are spread (standard deviation), 0: not at all. ground: where in the image the language model says that the target
+    is, for a model with `head.ground`.
     """
 
     bce: float = 2.0
@@ -274,6 +277,7 @@ class LossSection:
     slots: float = 1.0
     path: float = 1.0
     path_spread: float = 0.0
+    ground: float = 1.0
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0

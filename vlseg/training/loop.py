@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vlseg.config import dump_yaml
-from vlseg.models.cpu_speed import prefer_float32_depthwise
+from vlseg.models.cpu_speed import prefer_eager_attention, prefer_float32_depthwise
 from vlseg.training import qat, state
 from vlseg.training.adapters import GradientWatch, attach
 from vlseg.training.batches import Batch
@@ -57,8 +57,8 @@ class Trainer:
         self.core, self.processor = start.model, start.processor
         self.feed = open_feed(config, self.processor, self.accelerator.num_processes * config.optim.accumulate)
         if config.paths.on:
-            price, effort = config.paths.price, config.paths.effort
-            self.feed.paths = PathTargets(self.core.config, self.processor.pad_id, price, effort)
+            price, effort, part = config.paths.price, config.paths.effort, config.paths.share
+            self.feed.paths = PathTargets(self.core.config, self.processor.pad_id, price, effort, part)
         config.steps = self.feed.steps
         self.val = open_part(config.data, config.data.val, config.data.val_split) if config.data.val else None
         self.rounded = qat.prepare(self.core, config.qat) if config.qat.kind != "none" else []
@@ -102,6 +102,8 @@ class Trainer:
                 prefer_float32_depthwise(self.plain)
             for kernel in (p for p in self.plain.parameters() if p.ndim == 4):
                 kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+            if config.mixed_precision == "bf16":
+                prefer_eager_attention(self.core.vlm)
         if config.model.checkpointing:
             vlm = self.core.vlm  # newer versions of transformers have the first name
             enable = getattr(vlm, "activation_checkpointing_enable", None) or vlm.gradient_checkpointing_enable

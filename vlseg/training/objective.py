@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
+from vlseg.losses.ground import ground_loss
 from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, shrink
 from vlseg.losses.path import Near, path_loss
 from vlseg.losses.slots import slot_losses
@@ -81,6 +82,9 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         parts, scores = output.slots.logits, output.slots.scores
         mask, score = slot_losses(parts, scores, fine.regions, batch.targets, fine.valid, weights.bce, weights.dice)
         losses["slots"] = weights.slots * ((mask * present).sum() + (score * valid).sum())
+    if output.ground_logits is not None and weights.ground:
+        cells = wanted(batch, pixels, _size(output.ground_logits)).masks
+        losses["ground"] = weights.ground * (ground_loss(output.ground_logits, cells) * present).sum()
     targets = batch.packed.path_targets
     if output.path_logits is not None and targets is not None and weights.path:
         near = Near(grammar_of(config).vocabulary, weights.path_spread) if weights.path_spread else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,9 +62,10 @@ def truths(batch: Batch) -> dict[tuple[int, int], np.ndarray]:
 class PathTargets:
     """Puts paths behind the queries of batches. The path of a query is that of the union of its targets."""
 
-    def __init__(self, config: VLSegConfig, pad_id: int, price: float, effort: EffortName = "fast"):
-        """config: of a model with path mode; price: IoU that one more token must bring, as in `PathCodec`."""
-        self.config, self.pad_id, self.price, self.effort = config, pad_id, price, effort
+    def __init__(self, config: VLSegConfig, pad_id: int, price: float, effort: EffortName = "fast", share: float = 1.0):
+        """config: of a model with path mode; price: IoU that one more token must bring, as in `PathCodec`; share: of
+        the queries with a target that get a path, drawn by the batch's own content."""
+        self.config, self.pad_id, self.price, self.effort, self.share = config, pad_id, price, effort, share
         self.codec = codec_of(config)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -71,7 +73,7 @@ class PathTargets:
         masks: list[np.ndarray] = []
         number: dict[tuple[int, bytes], int] = {}  # of a mask among `masks`: several queries of an image mean the same
         places: dict[tuple[int, int], int] = {}
-        for (b, k), mask in truths(batch).items():
+        for (b, k), mask in self._drawn(batch).items():
             same = (b, np.packbits(mask).tobytes())
             if same not in number:
                 number[same] = len(masks)
@@ -86,3 +88,16 @@ class PathTargets:
             paths.append([by_place.get((b, k)) for k in range(count)])
         batch.packed = pack_paths(rows, paths, self.config, self.pad_id, packed.valid.shape[1])
         return batch
+
+    def _drawn(self, batch: Batch) -> dict[tuple[int, int], np.ndarray]:
+        """Of `truths` those that get a path: the same share in every image, or the others' rows would be padding."""
+        found = truths(batch)
+        if self.share >= 1:
+            return found
+        random = np.random.default_rng(zlib.crc32(batch.packed.ids.numpy().tobytes()))
+        luck, kept = random.random(), {}
+        for b in range(len(batch.pixels)):
+            mine = [place for place in found if place[0] == b]
+            for i in random.permutation(len(mine))[: int(self.share * len(mine) + luck)]:
+                kept[mine[i]] = found[mine[i]]
+        return kept

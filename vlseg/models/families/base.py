@@ -87,6 +87,11 @@ class Family(ABC):
         """The ids that stand for an image: one an image token, and what stands between them."""
         return [self.vlm.image_token_id] * tokens.pooler_output.shape[1]
 
+    def places(self, tokens: ImageTokens, prefix: Prefix) -> slice | torch.Tensor:
+        """Where in the prefix the tokens of `grid` stand, in reading order: of several views the last is the global."""
+        rows, columns = tokens.grid
+        return (prefix.ids == self.vlm.image_token_id).nonzero()[:, 0][-rows * columns :]
+
     def prefix(self, tokens: ImageTokens) -> Prefix:
         """The prefix of a row."""
         text = self.config.prefix

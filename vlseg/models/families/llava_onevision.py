@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlseg.models.families.base import SquareFamily
+from vlseg.models.families.base import ImageTokens, Prefix, SquareFamily
 
 
 class LlavaOnevisionFamily(SquareFamily):
@@ -35,6 +35,11 @@ class LlavaOnevisionFamily(SquareFamily):
         layers = tower.encoder.layers
         used = max(n % (len(layers) + 1) for n in ([chosen] if isinstance(chosen, int) else chosen))
         return [tower.post_layernorm, *layers[used:]]
+
+    def places(self, tokens: ImageTokens, prefix: Prefix) -> slice | torch.Tensor:
+        """All but the newline, which has the id of an image token, too."""
+        rows, columns = tokens.grid
+        return (prefix.ids == self.vlm.image_token_id).nonzero()[: rows * columns, 0]
 
     def encoder_outputs(self, tokens: Any) -> dict[str, Any]:
         """The stock class takes the tokens as one tensor an image."""
