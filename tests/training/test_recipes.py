@@ -178,6 +178,20 @@ def test_a_run_of_another_kind_is_not_taken_up(runs, source_of, blocks_jsonl):
         state.resume(other)
 
 
+def test_adapters_are_not_taken_up_on_another_base(runs, tiny_folder, blocks_jsonl, tmp_path):
+    """One weight of the base is another since the run was interrupted: its adapters would mean nothing."""
+    out, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    config = recipe("adalora", out, base, blocks_jsonl)
+    assert train_in_two_goes(config, stop=2)["begins"] == [0, 2]
+    state.resume(Trainer(copy.deepcopy(config)))
+    model = VLSegModel.from_pretrained(base)
+    model.vlm.model.language_model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
+    model.save_pretrained(base)
+    with pytest.raises(VLSegError, match="step-3: its adapters were trained on other weights than"):
+        state.resume(Trainer(copy.deepcopy(config)))
+
+
 def test_full_disk_falls_back_saying_so(runs, source_of, blocks_jsonl, monkeypatch, capsys, tmp_path):
     plain, calls = torch.save, []
 

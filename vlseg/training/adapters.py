@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -209,6 +210,20 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights that a run with adapters changes, by full name; all that its checkpoints need to hold."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def base_fingerprint(model: nn.Module, sample: int = 64) -> str:
+    """Of the weights that an adapted model keeps as they were: names, shapes and some bytes of each, not all of them.
+
+    Adapters mean nothing on another base, and their checkpoints do not hold it.
+    """
+    found = 0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and parameter.numel():
+            flat = parameter.detach().flatten()
+            some = flat[:: max(1, len(flat) // sample)].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+            found = zlib.crc32(f"{name} {tuple(parameter.shape)}".encode() + some, found)
+    return f"{found:08x}"
 
 
 def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

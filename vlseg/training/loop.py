@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from vlseg.config import dump_yaml
 from vlseg.models.cpu_speed import prefer_eager_attention, prefer_float32_depthwise
 from vlseg.training import qat, state
-from vlseg.training.adapters import GradientWatch, attach
+from vlseg.training.adapters import GradientWatch, attach, base_fingerprint
 from vlseg.training.batches import Batch
 from vlseg.training.chain import first_run
 from vlseg.training.checkpoint import Ema, append_line, step_folders
@@ -86,6 +86,7 @@ class Trainer:
         self.phrases = None if table is None else table.to(self.accelerator.device)
         average = [p for p in self.plain.parameters() if p.requires_grad or not self.adapted]
         self.ema = Ema(average, config.optim.ema)
+        self.base = base_fingerprint(self.plain) if self.adapted and self.sharding == "none" else ""
         self.step, self.seen, self.best = 0, 0, -1.0
         self.presence: dict[str, float] | None = None  # calibration of the presence score by the last validation
         self.stop_signal: int | None = None

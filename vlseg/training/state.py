@@ -43,6 +43,11 @@ def resume(run: Trainer) -> None:
         if run.sharding == "none":
             load: Any = load_trained_state if run.adapted else nn.Module.load_state_dict
             load(run.plain, state["model"])
+            if run.adapted and state.get("base", run.base) != run.base:
+                raise VLSegError(
+                    f"{folder}: its adapters were trained on other weights than {run.config.model.source} holds today; "
+                    "put those back, or begin anew with another out="
+                )
             run.optimizer.load_state_dict(state["optimizer"])
             run.ema.load_state_dict(state["ema"])
         else:
@@ -85,6 +90,7 @@ def write(run: Trainer) -> None:
             state["model"] = trained_state(run.plain) if run.adapted else run.plain.state_dict()
             state["optimizer"] = run.optimizer.state_dict()
             state["ema"] = run.ema.state_dict()
+            state["base"] = run.base
             checkpoint.save(root, run.step, state, keep)
     except (OSError, RuntimeError) as error:
         failed = _full_disk(error)
