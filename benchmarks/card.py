@@ -32,7 +32,7 @@ The model that vlseg carries inside the package: words in, masks out, on a machi
 native architecture of vlseg in a tiny configuration ({parameters:.1f} M parameters, {megabytes:.1f} MB):
 transformers' `FastVlmForConditionalGeneration` with a ConvNeXt-atto tower and a Qwen2 decoder reads the picture and all
 queries in one packed row; an `open_clip` ConvNeXt-atto tower gives the pixels; the state that predicts [SEG] or [REJ]
-becomes the mask.
+points at image tokens of the decoder, and becomes the mask.
 
 **It knows drawn sprites, not photographs.** It was trained from scratch on `vlseg data render sprites` scenes: the
 colour glyphs of Noto Color Emoji on painted, textured and photographic backgrounds, restyled, lit, blurred and

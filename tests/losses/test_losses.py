@@ -1,5 +1,6 @@
 """Mask and noun losses against hand-worked cases and literal restatements."""
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
-from vlseg.losses.mask import bce_per_query, dice_per_query, shrink, split_labels
+from vlseg.losses.mask import bce_per_query, dice_per_query, edge_per_query, shrink, split_labels
 
 
 def test_bce_and_dice_by_hand():
@@ -19,6 +20,30 @@ def test_bce_and_dice_by_hand():
     assert dice_per_query(logits, target).item() == pytest.approx(1 - (2 * 0.5 + 1) / (2 + 1 + 1))
     perfect = torch.tensor([[[[50.0, -50.0], [-50.0, -50.0]]]])
     assert dice_per_query(perfect, target).item() == pytest.approx(0, abs=1e-6)
+
+
+@given(st.integers(1, 3), st.floats(-4, 4), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_edge_by_hand(reach, height, ignore):
+    """A 10 x 10 square, wrong pixels far from its outline and at it; the band counted pixel by pixel."""
+    target = torch.zeros(1, 2, 24, 24)
+    target[0, 0, 7:17, 7:17] = 1
+    logits = torch.full((1, 2, 24, 24), height)
+    logits[0, 0, 7:17, 7:17] = 3.0
+    valid = torch.ones_like(target)
+    if ignore:
+        valid[..., :12] = 0
+    found = edge_per_query(logits, target, valid if ignore else None, reach)[0]
+    costs = []
+    for y, x in itertools.product(range(24), range(24)):
+        window = target[0, 0, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        if window.min() != window.max() and valid[0, 0, y, x]:
+            costs.append(F.binary_cross_entropy_with_logits(logits[0, 0, y, x], target[0, 0, y, x]))
+    assert len(costs) > 20
+    torch.testing.assert_close(found[0], torch.stack(costs).mean(), atol=1e-5, rtol=1e-5)
+    assert found[1] == 0
+    logits[0, 0, 0, 23] = 50.0  # far from the outline
+    assert edge_per_query(logits, target, valid if ignore else None, reach)[0, 0] == found[0]
 
 
 @given(seed=st.integers(0, 10_000), soft=st.booleans())

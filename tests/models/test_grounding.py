@@ -113,6 +113,6 @@ def test_gradients_of_pointing_reach_the_language_model_by_query_and_by_image(po
 
 
 def test_without_pointing_there_is_none():
-    model, processor = build_preset("tiny", WORDS, nouns=7, seed=3)
+    model, processor = build_preset("tiny", WORDS, nouns=7, seed=3, head={"ground": 0})
     assert model.mask_head.grounding is None
     assert model(**inputs(processor)).ground_logits is None

@@ -26,6 +26,22 @@ def dice_per_query(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tens
     return 1 - (2 * overlap + 1) / (p.sum((-2, -1)) + target.sum((-2, -1)) + 1)
 
 
+def edge_per_query(
+    logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None, reach: int = 2
+) -> torch.Tensor:
+    """Mean binary cross-entropy over the pixels that lie within `reach` of the target's outline, on either side.
+
+    A thing's outline is few of its pixels: in the mean over the image it hardly counts, and masks stay blobs. Returns
+    (B, K), 0 where there is no outline. target: in 0..1.
+    """
+    size = 2 * reach + 1
+    grown = F.max_pool2d(target, size, 1, reach) > 0.5
+    shrunk = -F.max_pool2d(-target, size, 1, reach) > 0.5
+    band = (grown & ~shrunk).to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return weighted_mean(loss, band if valid is None else band * valid)
+
+
 def weighted_mean(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Mean over the last two dimensions, (..., h, w) to (...); 0 where all weights are 0."""
     return (value * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1e-6)

@@ -21,13 +21,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tower": "convnext_atto",
         "tower_dim": 320,
         "text": {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 6, "num_attention_heads": 4},
-        "head": {"presence": True},
+        "head": {"presence": True, "ground": 64},
     },
     "tiny": {
         "tower": "test_convnext",
         "tower_dim": 64,
         "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-        "head": {"dim": 32, "embed_dim": 16, "detail_dim": 8, "layers": 2, "noun_dim": 16, "presence": True},
+        "head": {
+            "dim": 32,
+            "embed_dim": 16,
+            "detail_dim": 8,
+            "layers": 2,
+            "noun_dim": 16,
+            "presence": True,
+            "ground": 16,
+        },
     },
 }
 

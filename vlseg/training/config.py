@@ -261,12 +261,13 @@ class LossSection:
     weights); or "none".
     slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1. path: tokens of the paths,
     where the run trains them (`paths`); path_spread: over how many places and bins around the right one their targets
-    are spread (standard deviation), 0: not at all. ground: where in the image the language model says that the target
-    is, for a model with `head.ground`.
+    are spread (standard deviation), 0: not at all. edge: masks along the outlines of targets. ground: where in the
+    image the language model says that the target is, for a model with `head.ground`.
     """
 
     bce: float = 2.0
     dice: float = 1.0
+    edge: float = 0.0
     coarse: float = 0.4
     presence: float = 0.5
     target_form: Literal["none", "talent", "ours"] = "ours"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
 from vlseg.losses.ground import ground_loss
-from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, shrink
+from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, edge_per_query, shrink
 from vlseg.losses.path import Near, path_loss
 from vlseg.losses.slots import slot_losses
 from vlseg.losses.target_aware import pooled, stray_activation, talent_losses, target_contrast, twins
@@ -71,6 +71,9 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         )
 
     losses = {"mask": mask_loss(output.mask_logits, fine)}
+    if weights.edge:
+        edges = edge_per_query(output.mask_logits.float(), fine.masks, fine.valid)
+        losses["edge"] = weights.edge * (edges * present).sum()
     if weights.coarse:
         stages = output.coarse_logits
         losses["coarse"] = weights.coarse * torch.stack([mask_loss(s, coarse) for s in stages]).mean()
