@@ -44,16 +44,18 @@ compressed. For photographs name a pretrained system or a checkpoint of your own
 
 | | |
 |---|---|
-| data | procedural scenes, seed {seed}, nothing else |
+| data | procedural scenes, nothing else |
 | hardware | 2 CPU cores, no GPU, bf16; scored on {cpu}, {cores} cores |
 | input | a picture is resized to about {area:,} pixels |
-| weights | moving average (decay {ema}), stored as float16 |
+| weights | moving average (decay {ema} in the last part), stored as float16 |
 
 The weights came about in parts, each going on from the one before:
 
-| part | steps | seen | on |
-|---|---|---|---|
+| part | steps | seen | seed | hours | on |
+|---|---|---|---|---|---|
 {parts_done}
+
+Hours are those of two cores that had other work besides; "–": not written down.
 
 `configs/mini.yaml` is the recipe for doing it in one run (`vlseg train configs/mini.yaml`); that run has not been made
 to its end.
@@ -85,6 +87,7 @@ The worst of 60 test scenes, one a scene, judged without rejection; green: the t
 - About {nouns} nouns; other words are spelled out and mostly rejected.
 - Objects under {small} px at {size} px are below what a stride-4 map can draw.
 - One mask an expression; "all the dogs" is one mask that holds all of them.
+- Path mode (`--mode path`): the path begins with the box of the query's mask, and its rings are rough (docs/paths.md).
 """
 
 
@@ -98,7 +101,12 @@ def standing(miou: float, goal: float = 0.85) -> str:
 def parts_done(folder: Path) -> str:
     """The rows of `history.json`: what was trained, for how long."""
     rows = json.loads((folder / "history.json").read_text())
-    return "\n".join(f"| {row['what']} | {row['steps']:,} | {row['seen']} | {row['on']} |" for row in rows)
+
+    def line(row: dict[str, Any]) -> str:
+        facts = [row["what"], f"{row['steps']:,}", row["seen"], row.get("seed", "–"), row.get("hours", "–"), row["on"]]
+        return f"| {' | '.join(map(str, facts))} |"
+
+    return "\n".join(map(line, rows))
 
 
 def gallery(system: Any, path: Path, count: int = 12) -> None:
@@ -150,7 +158,6 @@ def main() -> None:
     card = CARD.format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         megabytes=sum(f.stat().st_size for f in folder.iterdir()) / 1e6,
-        seed=config.data.seed,
         ema=config.optim.ema,
         cpu=here["cpu"],
         cores=here["cores"],

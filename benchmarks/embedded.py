@@ -11,6 +11,7 @@ the weights, for `card.py`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -90,6 +91,11 @@ def measure(system: Any, count: int, parts: int) -> dict[str, Any]:
     return result
 
 
+def digest(file: Path) -> str:
+    """SHA-256 of a file: whose scores these are."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
 
@@ -140,6 +146,7 @@ def main() -> None:
     result["calibration_scenes"] = args.calibrate
     result |= measure(system, args.scenes, args.parts)
     result["minutes"] = round((time.perf_counter() - start) / 60, 1)
+    result["weights"] = digest(folder / "model.safetensors")
     if args.card:
         (folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result) if args.json else table(result))
