@@ -224,7 +224,7 @@ def folder(tmp_path: Path, picture) -> Path:
     return out
 
 
-def test_folder_skips_names_goes_on_and_resumes(run, folder, tmp_path, queries):
+def test_folder_skips_names_goes_on_and_resumes(run, folder, tmp_path, queries, monkeypatch):
     out = tmp_path / "out"
     code, stdout, err = run(folder, *queries, "--out", out)
     assert code == 1
@@ -232,7 +232,7 @@ def test_folder_skips_names_goes_on_and_resumes(run, folder, tmp_path, queries):
     assert "broken.png" in err[0]
     assert sorted(p.name for p in out.glob("*.json")) == ["a.bmp.json", "a.png.json", "b.json"]
     assert json.loads((out / "a.bmp.json").read_text())["image"] == str(folder / "a.bmp")
-    assert not list(out.glob(".*"))
+    assert [p.name for p in out.glob(".*")] == [".made-by"]
     stamps = {p: p.stat().st_mtime_ns for p in out.iterdir()}
     (out / "b.json").unlink()
     code, again, err = run(folder, *queries, "--out", out)
@@ -244,6 +244,12 @@ def test_folder_skips_names_goes_on_and_resumes(run, folder, tmp_path, queries):
     # another question, or another threshold, is another answer
     assert len(run(folder, "red", "--out", out)[2]) == 1
     assert len(run(folder, "red", "--out", out, "--presence-threshold", "0.9")[2]) == 1
+    # weights that have been replaced since answer anew
+    same = (folder, "red", "--out", out, "--presence-threshold", "0.9")
+    for files in ([["model.safetensors", 1, 2]], [["model.safetensors", 1, 3]]):
+        monkeypatch.setattr("vlseg.cli.model_key._files", lambda place, files=files: files if place else [])
+        assert len(run(*same)[2]) == 1
+    assert "3 of 4 images were done already" in run(*same)[2][1]
     # a picture that has changed is run again
     os.utime(folder / "b.png", (2**31, 2**31))
     assert "2 of 4" in run(folder, "red", "--out", out, "--presence-threshold", "0.9")[2][1]

@@ -24,20 +24,37 @@ OVERLAY_PIXELS = 40_000_000  # an overlay is no larger
 
 
 class OutputFolder:
-    """The folder of `--out`. Per image `base`: base.json, base.overlay.png, base.svg, base.K[.words].mask.png."""
+    """The folder of `--out`. Per image `base`: base.json, base.overlay.png, base.svg, base.K[.words].mask.png.
+
+    `.made-by` says which files of models the answers come from; those that are older than it come from others.
+    """
+
+    KEY = ".made-by"
 
     def __init__(self, folder: str):
         self.path = writable_folder(folder)
+        self.since = 0.0
+
+    def made_by(self, key: str, new: bool) -> None:
+        """Tell what the answers of this run depend on beside images, words and protocol. new: keep it here from now
+        on; else only where an earlier run's is here, which it replaces."""
+        file = self.path / self.KEY
+        there = file.read_text(encoding="utf-8") if file.is_file() else None
+        if there != key and (new or there is not None):
+            write_whole(file, key)
+        self.since = file.stat().st_mtime if file.is_file() else 0.0
 
     def finished(self, base: str, source: str, name: str, texts: Sequence[str], model: str, how: str) -> Result | None:
-        """The result of an earlier run for the same image, queries, model and protocol, unless the image is newer."""
+        """The result of an earlier run for the same image, queries, model and protocol, unless the image is newer or the
+        result older than `made_by`."""
         result = self._stored(base)
         if result is None or (result.image, result.model, result.protocol) != (name, model, how):
             return None
         if [answer.text for answer in result.answers] != list(texts):
             return None
         file = self.path / f"{base}.json"
-        fresh = not os.path.exists(source) or os.path.getmtime(source) <= file.stat().st_mtime
+        written = file.stat().st_mtime
+        fresh = written >= self.since and (not os.path.exists(source) or os.path.getmtime(source) <= written)
         return result if fresh else None
 
     def write(self, base: str, result: Result) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -73,6 +74,7 @@ def run(argv: Sequence[str]) -> int:
     if not args.queries:
         raise VLSegError("QUERY is missing: say in words what to segment, or give --queries FILE")
     sources, many = expand(args.image, args.out)
+    from vlseg.cli.model_key import model_key
     from vlseg.cli.outputs import OutputFolder
     from vlseg.systems.registry import resolve
 
@@ -83,6 +85,8 @@ def run(argv: Sequence[str]) -> int:
             raise _with_hint(error, tiles) from error
     resolve(args.model)
     out = OutputFolder(args.out) if args.out is not None else None
+    if out is not None:
+        out.made_by(json.dumps(model_key(args, tiles), indent=1) + "\n", new=many)
     from vlseg.systems.quiet import quiet_loading
 
     with quiet_loading():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlseg.cli.inputs import expand
+from vlseg.cli.model_key import model_key
 from vlseg.cli.parsing import Parser, whole_number
 from vlseg.types import VLSegError
 
@@ -106,7 +107,7 @@ def _go(args: Namespace, job: Job, out: Path, options: dict[str, Any]) -> int:
     processes = args.processes or (_devices(args.device) if args.engine == "local" else 0)
     progress = False if args.quiet else None
     try:
-        summary = run_bulk(job, out, args.engine, processes, args.format, _model_key(args, options), progress)
+        summary = run_bulk(job, out, args.engine, processes, args.format, model_key(args, options), progress)
     except RuntimeError as error:
         _say(f"{' '.join(str(error).split())}; {GOES_ON}")
         return 1
@@ -162,28 +163,6 @@ def _check_ray() -> None:
 
     if find_spec("ray") is None:
         raise VLSegError('--engine ray: Ray is not installed; pip install "ray[data]"')
-
-
-def _model_key(args: Namespace, options: dict[str, Any]) -> dict[str, Any]:
-    """What the answers depend on beside images, questions and settings."""
-    from vlseg.systems.refining import check_refine
-    from vlseg.systems.registry import resolve
-
-    source = resolve(args.model)
-    return {
-        "model": source.name,
-        "files of the model": _files(source.location),
-        "number type": args.dtype,
-        "files of the refiner": _files(check_refine(args.refine)[1]),
-        "tiles": options,
-    }
-
-
-def _files(folder: str) -> list[list[Any]]:
-    files = (
-        sorted(file for file in Path(folder).iterdir() if file.is_file()) if folder and Path(folder).is_dir() else []
-    )
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _say(text: str) -> None:

@@ -21,7 +21,7 @@ from vlseg.types import VLSegError
 if TYPE_CHECKING:
     from vlseg.systems.base import System
 
-EMBEDDED = "vlseg-mini"
+EMBEDDED, EMBEDDED_REFINER = "vlseg-mini", "vlseg-refiner"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "vlseg_processor.json")
@@ -39,7 +39,7 @@ class Known:
 
 
 KNOWN = (
-    Known(EMBEDDED, "embedded; sprites and diagrams, not photographs", "nothing: its weights are part of the package"),
+    Known(EMBEDDED, "embedded; drawn sprites, not photographs", "nothing: its weights are part of the package"),
 )
 
 
