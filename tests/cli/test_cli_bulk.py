@@ -95,6 +95,7 @@ def test_tiles(run, tmp_path, picture, queries):
     assert "in tiles of 128 px (scope whole)" in result.protocol
     assert result.size == (300, 420)
     refused(run(tmp_path / "large.png", "red", "--tile-size", 10), "must be at least 64")
+    refused(run(tmp_path / "large.png", "red", "--tile-scope", "any"), "add --tile")
 
 
 def test_an_image_that_is_too_large_names_both_options(run, tmp_path):

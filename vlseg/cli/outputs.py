@@ -45,8 +45,8 @@ class OutputFolder:
         self.since = file.stat().st_mtime if file.is_file() else 0.0
 
     def finished(self, base: str, source: str, name: str, texts: Sequence[str], model: str, how: str) -> Result | None:
-        """The result of an earlier run for the same image, queries, model and protocol, unless the image is newer or the
-        result older than `made_by`."""
+        """The result of an earlier run for the same image, queries, model and protocol; None where there is none, the
+        image is newer, or the result is older than what `made_by` told."""
         result = self._stored(base)
         if result is None or (result.image, result.model, result.protocol) != (name, model, how):
             return None

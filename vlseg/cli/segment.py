@@ -46,7 +46,7 @@ def parser() -> Parser:
     add("--max-pixels", metavar="N", default="100M", help="refuse larger images (default 100M)")
     add("--tile", action="store_true", help="look at images larger than a tile in tiles too; memory stays bounded")
     add("--tile-size", metavar="PX", help="side of a tile (default 1024); with it --tile is understood")
-    add("--tile-scope", choices=["whole", "any"], default="whole", help="whole (default): tiles only sharpen what is "
+    add("--tile-scope", choices=["whole", "any"], help="whole (default): tiles only sharpen what is "
         "found in the image as a whole; any: tiles may always add objects")  # fmt: skip
     add("--cache", metavar="DIR", help="keep what the model makes of images in this folder, for the next questions")
     add("--cache-size", metavar="GB", help="the least recently used goes beyond it (default 10)")
@@ -101,9 +101,11 @@ def run(argv: Sequence[str]) -> int:
 def _tiles(args: Namespace) -> dict[str, Any]:
     """The options of `Segmenter` that the call's about tiles come to."""
     if not args.tile and args.tile_size is None:
+        if args.tile_scope is not None:
+            raise VLSegError(f"--tile-scope {args.tile_scope}: of no tiles; add --tile")
         return {}
     size = whole_number("--tile-size", 64)(args.tile_size or "1024")
-    return {"tile": size, "tile_scope": args.tile_scope}
+    return {"tile": size, "tile_scope": args.tile_scope or "whole"}
 
 
 def _cache(args: Namespace) -> dict[str, Any]:
