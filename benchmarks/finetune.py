@@ -115,13 +115,12 @@ def configured(name: str, args: argparse.Namespace) -> TrainConfig:
 def trained_weights(config: TrainConfig) -> int:
     """How many weights a run trains at most (of two runs one after the other: the larger number)."""
     before = first_run(config)
-    if before is not None:
-        return trained_weights(before)
+    first = 0 if before is None else trained_weights(before)
     start = build_model(config)
     rounded = prepare(start.model, config.qat) if config.qat.kind != "none" else []
     adapted = config.adapter.kind != "none"
     model = attach(start.model, config, start.new, rounded) if adapted else start.model
-    return sum(trained for trained, _ in count_parameters(model).values())
+    return max(first, sum(trained for trained, _ in count_parameters(model).values()))
 
 
 def size_of(folder: Path) -> int:

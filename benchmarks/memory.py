@@ -97,7 +97,7 @@ def measure(recipe: str, way: str, folder: Path, side: int, queries: int) -> dic
             torch.cuda.synchronize()
         seconds.append(time.process_time() - start)
         expressions = int(batch.packed.valid.sum())
-    state = memory_of(run.plain, run.config.optim.ema)
+    state = memory_of(run.plain, run.config.optim.ema, bool(run.config.optim.matrix_lr))
     peaks = peak_memory()
     trained, total = (sum(pair[i] for pair in count_parameters(run.plain).values()) for i in (0, 1))
     return {

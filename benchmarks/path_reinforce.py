@@ -28,16 +28,14 @@ RECIPE = Path(__file__).resolve().parents[1] / "configs" / "train" / "reinforce.
 def settings(args: argparse.Namespace, way: str, seed: int) -> Any:
     """The configuration of one run."""
     from vlseg.config import load
-    from vlseg.models.configuration import VLSegConfig
     from vlseg.training.config import TrainConfig
 
     changes = [f"out={args.out / f'{way}-{seed}'}", f"model.source={args.start}", f"steps={args.steps}"]
     changes += [f"seed={seed}", f"data.seed={31 + seed}", "threads=1", "save_every=10", "log_every=1", "trackers=[]"]
     changes += ["data.val_scenes=1"]
     if way == "supervised":
-        paths = VLSegConfig.from_pretrained(args.start).paths
-        codec = [f"paths.{name}={paths[name]}" for name in ("grid", "box_bins", "joint", "curves", "max_tokens")]
-        changes += ["reinforce.on=false", "paths.on=true", "paths.price=8e-3", "loss.path_spread=0.7", *codec]
+        # codec, limit and box are the start's, as they are for the other way
+        changes += ["reinforce.on=false", "paths.on=true", "paths.price=8e-3", "loss.path_spread=0.7"]
     return load(TrainConfig, RECIPE, [*changes, *args.set])
 
 

@@ -34,11 +34,14 @@ class Segmenter:
         keep_picture: results hold their picture, so that `Result.overlay` works.
         tile: side in pixels of the tiles in which larger images are looked at, in bounded memory; None: no tiles.
         tile_scope: what tiles may add to the view of the whole; see `vlseg.systems.tiling.TiledSystem`.
+        mode: of calls that name none: "mask", or "path" where the model has it.
         refine: what makes masks sharper: "none", "vlseg", "sam2", or one with "=FOLDER"; SAM 2 looks at each tile.
+        refine_iterations: of the refiner "vlseg", 0..8; default: as many as its checkpoint says.
         cache: folder in which the features of images are kept, for systems that encode images; None: nowhere.
         cache_size: bytes that it may hold; the least recently used are dropped.
 
-    Raises VLSegError, in one line, for a model that is unknown, missing or broken, and a device that is not there.
+    Raises VLSegError, in one line, for a model that is unknown, missing or broken, a device that is not there, and a
+    mode or refiner that the model does not have.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class Segmenter:
         keep_picture: bool = True,
         tile: int | None = None,
         tile_scope: str = "whole",
+        mode: Mode = "mask",
         refine: str = "none",
+        refine_iterations: int | None = None,
         cache: str | Path | None = None,
         cache_size: int | None = None,
     ):
-        check_refine(refine)
+        check_refine(refine, refine_iterations)
         ready = model is not None and not isinstance(model, str | Path)
         self._plain: System = model if ready else load_system(model, device, dtype)  # type: ignore[assignment,arg-type]
         self._placed, self._tiles = (device, dtype), (tile, tile_scope)
@@ -66,8 +71,10 @@ class Segmenter:
 
             self._plain = cached(self._plain, cache, model, device, dtype, LIMIT if cache_size is None else cache_size)  # type: ignore[arg-type]
         self._refined: dict[str, System] = {}
-        self.refine = refine
+        self.mode, self.refine, self.refine_iterations = mode, refine, refine_iterations
         self.system = self._system(refine)
+        if mode != "mask":
+            self.check(None, 0.5)
         self.max_pixels, self.keep_picture = max_pixels, keep_picture
 
     @property
@@ -82,7 +89,7 @@ class Segmenter:
         queries: str | Sequence[str],
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
-        mode: Mode = "mask",
+        mode: Mode | None = None,
         refine: str | None = None,
     ) -> Result: ...
 
@@ -93,7 +100,7 @@ class Segmenter:
         queries: str | Sequence[str] | Sequence[Sequence[str]],
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
-        mode: Mode = "mask",
+        mode: Mode | None = None,
         refine: str | None = None,
     ) -> list[Result]: ...
 
@@ -103,7 +110,7 @@ class Segmenter:
         queries: Any,
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
-        mode: Mode = "mask",
+        mode: Mode | None = None,
         refine: str | None = None,
     ) -> Result | list[Result]:
         """Answer queries about an image, or about each of a list of images.
@@ -112,12 +119,14 @@ class Segmenter:
         of texts; for a list of images a list of such lists, or one list that is asked of every image.
         presence_threshold: score in 0..1 from which on a query counts as found; default: the model's own.
         mask_threshold: probability above which a pixel is foreground. mode: "mask", or "path" where the model has one:
-        it writes a path, and the mask is its exact raster. refine: as for the class; default: what was said there.
+        it writes a path, and the mask is its exact raster. refine: as for the class. Default of both: what was said
+        there.
 
         Returns one `Result`, or a list of them. `seconds` leaves out the reading of files; in a batch it is the share
         of an image. Raises VLSegError for an image that cannot be read, an empty query, a threshold out of range, and
         a mode or refiner that the model does not have.
         """
+        mode = self.mode if mode is None else mode
         self.check(presence_threshold, mask_threshold, mode, refine)
         system = self._system(refine)
         many = isinstance(image, list | tuple)
@@ -170,28 +179,33 @@ class Segmenter:
         )
 
     def check(
-        self, presence_threshold: float | None, mask_threshold: float, mode: str = "mask", refine: str | None = None
+        self,
+        presence_threshold: float | None,
+        mask_threshold: float,
+        mode: str | None = None,
+        refine: str | None = None,
     ) -> None:
         """Raises VLSegError for settings that are wrong, or that this model cannot follow; loads the refiner."""
         check_thresholds(presence_threshold, mask_threshold)
+        mode = self.mode if mode is None else mode
         if mode not in MODES:
             raise VLSegError(f"mode {mode!r}: unknown; known: {', '.join(MODES)}")
         if mode not in self._plain.modes:
             raise VLSegError(f"{self.name} has no {mode} mode; use --mode {self._plain.modes[0]}")
         if mode not in (system := self._system(refine)).modes:
-            raise VLSegError(f"tiles and refiners give masks alone; leave --mode {mode} out, or use {system.modes[0]}")
+            raise VLSegError(f"tiles give masks alone; leave --mode {mode} out, or use {system.modes[0]}")
 
     def protocol(
         self,
         presence_threshold: float | None = None,
         mask_threshold: float = 0.5,
-        mode: Mode = "mask",
+        mode: Mode | None = None,
         refine: str | None = None,
     ) -> str:
         """How answers come about, in one line; part of every `Result`."""
         system = self._system(refine)
         threshold = system.presence_threshold if presence_threshold is None else presence_threshold
-        return protocol_line(system.protocol, threshold, mask_threshold, mode)
+        return protocol_line(system.protocol, threshold, mask_threshold, self.mode if mode is None else mode)
 
     def _system(self, refine: str | None) -> System:
         """What answers with that refiner, loaded when it is first asked for."""
@@ -199,13 +213,14 @@ class Segmenter:
         if refine not in self._refined:
             # Our refiner looks at crops of the whole image, and what tiles make of an answer forgets how it came about.
             last = refine.startswith("vlseg")
-            system = self._plain if last else refined(self._plain, refine, *self._placed)
+            how = (refine, *self._placed, self.refine_iterations if last else None)
+            system = self._plain if last else refined(self._plain, *how)
             tile, scope = self._tiles
             if tile is not None:
                 from vlseg.systems.tiling import TiledSystem
 
                 system = TiledSystem(system, tile, scope)
-            self._refined[refine] = refined(system, refine, *self._placed) if last else system
+            self._refined[refine] = refined(system, *how) if last else system
         return self._refined[refine]
 
     def _rows(self, images: Sequence[Any], queries: Any) -> list[list[str]]:

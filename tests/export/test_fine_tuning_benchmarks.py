@@ -47,6 +47,22 @@ def test_every_recipe_gets_the_same_steps_and_pictures(script, tmp_path):
     assert configs["adalora-qat"].first["optim"]["lr"] == 2e-3
 
 
+@pytest.mark.parametrize("second", ["none", "lora"])
+def test_of_two_runs_the_larger_number_of_trained_weights_counts(script, tmp_path, monkeypatch, second):
+    """The first has adapters; the second trains every weight, or fewer than the first."""
+    finetune = script("finetune")
+    start = argparse.Namespace(model="every weight", new=[])
+    monkeypatch.setattr(finetune, "build_model", lambda config: start)
+    monkeypatch.setattr(finetune, "prepare", lambda model, section: [])
+    monkeypatch.setattr(finetune, "attach", lambda model, config, new, rounded: config.adapter.kind)
+    counts = {"every weight": 100, "adalora": 10, "lora": 4}
+    monkeypatch.setattr(finetune, "count_parameters", lambda model: {"decoder": (counts[model], 100)})
+    config = finetune.configured("adalora-qat", asked(tmp_path))
+    assert config.first["adapter"]["kind"] == "adalora"
+    config.adapter.kind = second
+    assert finetune.trained_weights(config) == (100 if second == "none" else 10)
+
+
 def result(buffered, **more):
     found = {"mIoU": buffered - 0.2, "buffered-IoU": buffered, "P@0.5": 0.1, "N-acc": 0.9}
     return {"steps": 10, "size": [96, 96], "scenes": 2, "machine": {"cpu": "a core"}, "adapter_bytes": 1_500_000,

@@ -14,6 +14,8 @@ from vlseg.export.models import FACTS, KINDS, describe, export_model, weight_byt
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
 from vlseg.segmenter import Segmenter
+from vlseg.systems import registry
+from vlseg.systems.onnx_model import load_onnx
 from vlseg.training import merge, qat
 from vlseg.training.adapters import attach
 from vlseg.training.config import TrainConfig
@@ -49,7 +51,7 @@ def config(**tree):
 
 @pytest.mark.parametrize(("kind", "options", "least"), [
     ("merged", {}, 1.0), ("merged", {"dtype": "float16"}, 0.99), ("int8", {}, 0.98),
-    ("int8", {"dtype": "float16"}, 0.98),
+    ("int8", {"dtype": "float16"}, 0.98), ("int8", {"dtype": "stored"}, 0.98),
 ])  # fmt: skip
 def test_what_is_written_answers_the_same(tiny_folder, segmenter, picture, queries, tmp_path, kind, options, least):
     out = export_model(kind, tiny_folder, tmp_path / "out", **options)
@@ -57,8 +59,9 @@ def test_what_is_written_answers_the_same(tiny_folder, segmenter, picture, queri
     facts = json.loads((out / FACTS).read_text())
     assert facts["bytes"] == weight_bytes(out) == (out / "model.safetensors").stat().st_size
     assert facts["source_bytes"] == weight_bytes(tiny_folder)
-    if options:
-        assert facts["bytes"] < 0.55 * facts["source_bytes"]
+    small = facts["dtype"] in ("float16", "bfloat16")
+    assert small == (options == {"dtype": "float16"} or (kind == "int8" and not options))
+    assert (facts["bytes"] < 0.55 * facts["source_bytes"]) == small
     assert describe(out).startswith(f"{kind}: ")
     assert "quantization_config" in json.loads((out / "config.json").read_text()) or kind == "merged"
 
@@ -67,7 +70,7 @@ def test_what_is_written_answers_the_same(tiny_folder, segmenter, picture, queri
 def test_layers_are_rounded_as_training_rounds_them(tiny_folder, tmp_path, kind, group):
     """Against torchao's own tensors; half-precision scales may cost a thousandth."""
     options = {} if group is None else {"group": group}
-    out = export_model(kind, tiny_folder, tmp_path / "out", where=EVERYWHERE, **options)
+    out = export_model(kind, tiny_folder, tmp_path / "out", where=EVERYWHERE, dtype="stored", **options)
     section = qat.QatSection(kind=kind, group=group or 32, where=EVERYWHERE)
     loaded = VLSegModel.from_pretrained(out, dtype=torch.float32)
     exact = VLSegModel.from_pretrained(tiny_folder, dtype=torch.float32)
@@ -94,6 +97,19 @@ def test_four_bits_take_little_more_than_half_of_eight(tiny_folder, tmp_path):
     assert 0.5 < small.total() / sum(large[name] for name in small) <= 0.6
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_the_other_weights_are_stored_in_16_bits(tiny_folder, picture, queries, tmp_path, kind):
+    """Against the same layers rounded, the others as they were: masks stay, bytes go."""
+    small, whole = (export_model(kind, tiny_folder, tmp_path / str(d), dtype=d) for d in (None, "stored"))
+    agree(Segmenter(small, device="cpu")(picture(), queries), Segmenter(whole, device="cpu")(picture(), queries), 0.98)
+    assert bytes_by_layer(small) == bytes_by_layer(whole)
+    rounded = bytes_by_layer(small).total()
+    others = [weight_bytes(folder) - rounded for folder in (small, whole)]
+    assert 0.45 < others[0] / others[1] < 0.6
+    half = export_model("merged", tiny_folder, tmp_path / "half", dtype="float16")
+    assert json.loads((export_model(kind, half, tmp_path / "of-half") / FACTS).read_text())["dtype"] == "float16"
+
+
 def test_a_packed_checkpoint_computes_in_any_number_type(tiny_folder, picture, queries, tmp_path):
     out = export_model("int8", tiny_folder, tmp_path / "out")
     answers = Segmenter(out, device="cpu", dtype="bfloat16")(picture(), queries)
@@ -116,7 +132,7 @@ def adapted(folder, **tree):
     return model, start.processor, settings
 
 
-@pytest.mark.parametrize("base", ["float32", "nf4"])
+@pytest.mark.parametrize("base", ["float32", "nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_adapter_of_a_run_is_merged_into_its_base(tiny_folder, picture, queries, tmp_path, base):
     """As of best/, of which a run keeps the adapter alone; a base in 4 bits is dequantised first."""
     tree = {"model": {"preset": None, "base": base}, "mixed_precision": "no"}
@@ -132,12 +148,14 @@ def test_the_adapter_of_a_run_is_merged_into_its_base(tiny_folder, picture, quer
     assert 0.05 < (want > 0).float().mean() < 0.95
     assert (plain - want).abs().max() > 0.1
     torch.testing.assert_close(got, want, atol=2e-4, rtol=1e-3)
-    if base == "float32":  # and without its run, by the base that its settings name
-        (run / "config.yaml").unlink()
-        lone = export_model("merged", run / "best" / "adapter", tmp_path / "lone")
-        torch.testing.assert_close(
-            VLSegModel.from_pretrained(lone).state_dict(), VLSegModel.from_pretrained(out).state_dict()
-        )
+    # and without its run, by the base that its settings name, held as it was
+    (run / "config.yaml").unlink()
+    lone = VLSegModel.from_pretrained(export_model("merged", run / "best" / "adapter", tmp_path / "lone")).state_dict()
+    torch.testing.assert_close(lone, VLSegModel.from_pretrained(out).state_dict())
+    (run / "best" / "adapter" / merge.BASE).unlink()
+    other = VLSegModel.from_pretrained(export_model("merged", run / "best" / "adapter", tmp_path / "o")).state_dict()
+    far = max(float((other[name] - lone[name]).abs().max()) for name in lone)
+    assert (far > 1e-3) == (base != "float32")  # into the exact base it would not be the model that was trained
 
 
 def test_of_a_quantisation_aware_run_layers_and_groups_are_those_of_the_training(tiny_folder, tmp_path):
@@ -227,11 +245,9 @@ def test_onnx_graphs_give_the_models_numbers(tiny_folder, graphs, picture, queri
 
 
 def test_onnx_graphs_answer_as_a_system(tiny_folder, graphs, segmenter, picture, queries):
-    from vlseg.export.onnx_model import load_onnx
-
     system = load_onnx(graphs)
     pictures = [picture(0, 96, 128), picture(2, 192, 256)]  # of that shape
-    mine, theirs = Segmenter(system)(pictures, queries), segmenter(pictures, queries)
+    mine, theirs = Segmenter(graphs)(pictures, queries), segmenter(pictures, queries)
     for mine_one, theirs_one in zip(mine, theirs, strict=True):
         agree(mine_one, theirs_one, 0.99)
     encoded = system.encode_batch([picture(0, 96, 128)])
@@ -241,9 +257,12 @@ def test_onnx_graphs_answer_as_a_system(tiny_folder, graphs, segmenter, picture,
 
 
 def test_what_no_graph_can_be_made_of(tiny_folder, graphs, tmp_path):
-    from vlseg.export.onnx_model import load_onnx
-
     with pytest.raises(VLSegError, match=r"size \(100, 128\): height and width must be multiples of 32"):
         export_model("onnx", tiny_folder, tmp_path / "out", size=(100, 128))
     with pytest.raises(VLSegError, match="not a whole ONNX export"):
         load_onnx(tiny_folder)
+    with pytest.raises(VLSegError, match="runs on the CPU here, not on cuda"):
+        Segmenter(graphs, device="cuda")
+    with pytest.raises(VLSegError, match="computes in float32, not in bfloat16"):
+        Segmenter(graphs, dtype="bfloat16")
+    assert registry.resolve(graphs).kind == "onnx"

@@ -60,8 +60,9 @@ def test_turned_by_exif(live, segmenter, picture, queries, assert_foreground):
     exif[0x0112] = 8
     file = io.BytesIO()
     picture(2, 90, 150).transpose(Image.Transpose.ROTATE_270).save(file, "PNG", exif=exif)
-    reply = live.form(("file", file.getvalue()), *(("query", text) for text in queries))
-    expected = segmenter(picture(2, 90, 150), queries)
+    fields = [("presence_threshold", "0"), *(("query", text) for text in queries)]
+    reply = live.form(("file", file.getvalue()), *fields)
+    expected = segmenter(picture(2, 90, 150), queries, presence_threshold=0)
     assert_foreground(expected)
     alike(Result.from_dict(reply.data), expected)
 

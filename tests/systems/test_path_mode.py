@@ -119,6 +119,43 @@ def test_the_box_of_the_mask_begins_the_path(path_folder, picture, queries):
     assert len(set(kept)) > 1
 
 
+def test_without_a_mask_the_model_writes_the_box_too(path_folder, picture, queries):
+    """And the protocol says so: what a mask without a pixel has no box of is the model's own."""
+    plain = Segmenter(path_folder, device="cpu")
+    system, paths = plain.system, plain.system.model.config.paths
+    with torch.no_grad():
+        system.model.mask_head.bias.bias.sub_(1e4)
+    masks = plain(picture(), queries, presence_threshold=0)
+    assert {answer.status for answer in masks} == {"failed"}
+    written = plain(picture(), queries, presence_threshold=0, mode="path")
+    paths["box"] = "mask"
+    boxed = Segmenter(NativeSystem(system.model, system.processor, "boxed"))
+    answers = boxed(picture(), queries, presence_threshold=0, mode="path")
+    assert "or where the mask is empty with one of the model's own" in answers.protocol
+    assert [answer.segments for answer in answers] == [answer.segments for answer in written]
+    assert any(0.05 <= answer.mask.mean() <= 0.95 for answer in answers)
+
+
+def test_a_segmenter_of_path_mode(path_folder, tiny_folder, drawn, picture, queries):
+    """For all its calls that name no mode."""
+    segmenter = Segmenter(path_folder, device="cpu", mode="path")
+    found = segmenter(picture(), queries, presence_threshold=0)
+    named = drawn(picture(), queries, presence_threshold=0, mode="path")
+    assert (found.answers, found.protocol) == (named.answers, named.protocol)
+    assert segmenter.protocol(0) == found.protocol != drawn.protocol(0)
+    masks = drawn(picture(), queries, presence_threshold=0)
+    assert segmenter(picture(), queries, presence_threshold=0, mode="mask").answers == masks.answers
+    assert masks.answers != found.answers
+    (batch,) = segmenter([picture()], [queries], presence_threshold=0)
+    assert batch.answers == found.answers
+    with pytest.raises(VLSegError, match="has no path mode"):
+        Segmenter(tiny_folder, device="cpu", mode="path")
+    with pytest.raises(VLSegError, match="'ring': unknown; known: mask, path"):
+        Segmenter(path_folder, device="cpu", mode="ring")
+    with pytest.raises(VLSegError, match="tiles give masks alone"):
+        Segmenter(path_folder, device="cpu", mode="path", tile=64)
+
+
 def frame(path: str) -> tuple[float, float, float, float]:
     """x, y, width, height of the numbers of a path."""
     places = np.array(re.findall(r"-?[0-9.]+", path), float).reshape(-1, 2)

@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from vlseg.masks.rle import decode
+from vlseg.masks.rle import area, bbox, decode
+from vlseg.masks.svg import path_to_rle
 from vlseg.segmenter import Segmenter
 from vlseg.systems.base import Encoder, segment_of
 from vlseg.systems.refine_sam2 import RefinedBySam2
 from vlseg.systems.sam2 import Sam2Masks
-from vlseg.types import Answer, VLSegError
+from vlseg.types import Answer, Result, VLSegError
+from vlseg.types import Coarse as Coarser
 
 SIZE = (120, 160)
 BOX = (20, 30, 90, 100)  # x0, y0, x1, y1
 
 
 class Coarse:
-    """Answers "blob" with a disc, "box" with a full box, anything else with absent."""
+    """Answers "blob" with a disc, "box" with a full box, anything else with absent; in path mode it says so."""
 
-    name, protocol, modes, presence_threshold = "coarse", "coarse", ("mask",), 0.5
+    name, protocol, modes, presence_threshold = "coarse", "coarse", ("mask", "path"), 0.5
 
     def mask(self, text: str) -> np.ndarray:
         y, x = np.mgrid[: SIZE[0], : SIZE[1]]
@@ -30,13 +32,24 @@ class Coarse:
             return (y - 60) ** 2 + (x - 70) ** 2 < 40**2
         return (x >= BOX[0]) & (x < BOX[2]) & (y >= BOX[1]) & (y < BOX[3])
 
-    def segment_batch(self, images, queries, *, presence_threshold=None, mask_threshold=0.5):
-        return [[self.answer(text) for text in row] for row in queries]
+    def segment_batch(self, images, queries, *, presence_threshold=None, mask_threshold=0.5, mode="mask"):
+        return [[self.answer(text, mode) for text in row] for row in queries]
 
-    def answer(self, text: str) -> Answer:
+    def answer(self, text: str, stage: str = "mask") -> Answer:
         if text not in ("blob", "box"):
             return Answer(text, "absent", 0.1, SIZE)
-        return Answer(text, "found", 0.9, SIZE, segments=[segment_of(self.mask(text), 0.9)])
+        segment = segment_of(self.mask(text), 0.9)
+        segment.stage = stage
+        return Answer(text, "found", 0.9, SIZE, segments=[segment])
+
+
+class MasksAlone(Coarse):
+    """A system that knows no mode."""
+
+    modes = ("mask",)
+
+    def segment_batch(self, images, queries, *, presence_threshold=None, mask_threshold=0.5):
+        return super().segment_batch(images, queries)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +98,30 @@ def test_a_mask_and_a_box_prompt_sam2(folder, picture_of_size):
     assert isinstance(system, Encoder)
     again = system.segment_batch(system.encode_batch([picture_of_size]), [["blob", "box", "nothing"]])[0]
     assert again == [blob, box, absent]
+
+
+@pytest.mark.parametrize("mode", ["mask", "path"])
+def test_answers_hold_both_masks_and_the_stage(folder, picture_of_size, mode):
+    """As the answers of our own refiner do."""
+    system = RefinedBySam2(Coarse(), Sam2Masks.from_pretrained(str(folder), "cpu", None))
+    assert system.modes == ("mask", "path")
+    after = system.segment(picture_of_size, ["blob", "box"], mode=mode)
+    before = [Coarse().answer(text, mode) for text in ("blob", "box")]
+    for old, new in zip(before, after, strict=True):
+        (was,), (now,) = old.segments, new.segments
+        assert 0.05 <= new.mask.mean() <= 0.95
+        assert now.rle != was.rle
+        assert (now.stage, now.coarse) == ("refined", Coarser(mode, was.rle, was.path))
+        assert (now.area, now.bbox) == (area(now.rle), bbox(now.rle))
+        assert path_to_rle(now.path, SIZE) == now.rle
+    told = Result("a.png", SIZE, "coarse", after, system.protocol)
+    assert Result.from_dict(json.loads(told.to_json())).answers == after
+
+
+def test_a_mask_that_would_vanish_stays_and_says_so(folder, picture_of_size):
+    system = RefinedBySam2(MasksAlone(), Sam2Masks.from_pretrained(str(folder), "cpu", None))
+    (answer,) = system.segment(picture_of_size, ["blob"], mask_threshold=1 - 1e-12)
+    assert answer == Coarse().answer("blob")
 
 
 def test_the_segmenter_takes_a_refiner(folder, picture_of_size, tiny_folder, queries):

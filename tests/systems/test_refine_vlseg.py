@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlseg.cli import main
 from vlseg.masks import rle as codec
 from vlseg.masks.svg import path_to_mask
 from vlseg.models.refiner import Refiner, RefinerConfig
@@ -141,6 +142,57 @@ def test_the_segmenter_takes_a_folder(folder, tiny_folder, picture_of_size, quer
         assert [s.coarse.rle for s in new.segments] == [s.rle for s in old.segments]
     assert "vlseg-refiner" in after.protocol
     assert "refiner" not in before.protocol
+
+
+def test_as_many_iterations_as_asked_for(folder, tiny_folder, picture_of_size, queries):
+    """By the class's argument, for all calls that refine; the protocol names them."""
+    plain = Segmenter(tiny_folder, device="cpu", refine_iterations=3)
+    three = plain(picture_of_size, queries, presence_threshold=0.0, refine=f"vlseg={folder}")
+    own = Segmenter(tiny_folder, device="cpu", refine=f"vlseg={folder}")
+    two = own(picture_of_size, queries, presence_threshold=0.0)
+    assert "vlseg-refiner, 3 iterations" in three.protocol
+    assert "vlseg-refiner, 2 iterations" in two.protocol
+    model = Refiner.from_pretrained(folder)
+    changed = 0
+    for a, b in zip(three, two, strict=True):
+        for x, y in zip(a.segments, b.segments, strict=True):
+            (wanted,) = refine(model, picture_of_size, [x.coarse.rle], 3)
+            assert x.rle == wanted.rle
+            assert x.coarse == y.coarse
+            changed += x.rle != y.rle
+    assert changed >= 2
+    none = Segmenter(tiny_folder, device="cpu", refine=f"vlseg={folder}", refine_iterations=0)
+    assert {s.stage for a in none(picture_of_size, queries, presence_threshold=0.0) for s in a.segments} == {"mask"}
+
+
+@pytest.mark.parametrize(
+    ("refine", "iterations", "words"),
+    [("vlseg", 9, "must lie in 0..8"), ("vlseg", -1, "must lie in 0..8"), ("sam2", 2, "has no iterations")],
+)
+def test_wrong_iterations(tiny_folder, refine, iterations, words):
+    with pytest.raises(VLSegError, match=words):
+        Segmenter(tiny_folder, device="cpu", refine=refine, refine_iterations=iterations)
+
+
+def test_the_verb_takes_iterations(folder, tiny_folder, picture_of_size, tmp_path, capsys):
+    """One image and bulk runs alike."""
+    (tmp_path / "photos").mkdir()
+    picture_of_size.save(tmp_path / "photos" / "a.png")
+    common = ["segment", str(tmp_path / "photos"), "the red dog", "--model", str(tiny_folder), "--device", "cpu"]
+    common += ["--presence-threshold", "0", "--refine", f"vlseg={folder}", "--refine-iterations"]
+    assert main([*common, "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "vlseg-refiner, 1 iterations" in told["protocol"]
+    bulk = [*common, "1", "--out", str(tmp_path / "out"), "--engine", "local", "--quiet"]
+    assert main(bulk) == 0
+    line = next((tmp_path / "out").rglob("*.jsonl")).read_text().splitlines()[0]
+    assert json.loads(line)["answers"] == told["answers"]
+    capsys.readouterr()
+    for number, words in (("9", "must lie in 0..8"), ("-1", "must be at least 0"), ("two", "not a whole number")):
+        assert main([*common, number]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*common[:7], "--refine-iterations", "2"]) == 2
+    assert "Name it with --refine vlseg" in capsys.readouterr().err
 
 
 def test_tiles_come_before_the_refiner(folder, tiny_folder, picture_of_size, queries):

@@ -211,7 +211,7 @@ def _rank(
     if ranks > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", **settings)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **settings})
     try:
         result = work(rank, argument)
     except BaseException:

@@ -27,7 +27,7 @@ from vlseg.training.adapters import (
     trained_state,
 )
 from vlseg.training.config import TrainConfig
-from vlseg.training.distributed import refuse
+from vlseg.training.refusals import refuse
 from vlseg.types import VLSegError
 
 
@@ -229,6 +229,12 @@ def test_adapters_that_never_train_stop_the_run(sources, picture, queries):
     watch.look()
     with pytest.raises(VLSegError, match=r"adapter weights have had no gradient in 2 steps .*visual.*leave_out"):
         watch.look()
+    short = GradientWatch(adapted, 20)  # of a run that ends before patience does
+    short.look()
+    short.conclude()
+    short.look()
+    with pytest.raises(VLSegError, match="adapter weights have had no gradient in 2 steps"):
+        short.conclude()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_tied_head_is_refused(tiny_folder, blocks_jsonl, tmp_path):
     """Adapters train rows of the head; in a tied model the embedding would not see what they learn."""
     model = VLSegModel.from_pretrained(tiny_folder)
     assert model.vlm.get_input_embeddings().weight is model.vlm.get_output_embeddings().weight
-    with pytest.raises(VLSegError, match=r"paths\.on with adapters: .* \(adapter=none\)") as told:
+    with pytest.raises(VLSegError, match=r"path tokens with adapters: .* \(adapter=none\)") as told:
         Trainer(recipe("lora", tmp_path, tiny_folder, blocks_jsonl, *PATHS))
     assert "\n" not in str(told.value)
     whole = Trainer(recipe("full", tmp_path, tiny_folder, blocks_jsonl, *PATHS))  # the way out that the line names

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlseg.models.modeling import VLSegModel
 from vlseg.models.presets import build_preset
+from vlseg.models.processing import VLSegProcessor
 from vlseg.systems.native import NativeSystem
 from vlseg.training.config import PathSection
 from vlseg.training.paths import learn_paths
+from vlseg.training.start import build_model
 from vlseg.worlds.sprites import SpriteWorld
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -57,6 +60,21 @@ def test_a_table_goes_between_its_marks(tmp_path):
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="has no"):
         path_model.write(page, "new")
+
+
+def test_both_ways_go_on_with_the_box_of_the_start(writing, tmp_path):
+    """And with its codec and its limit: a run that wrote the box itself would be another model."""
+    import path_reinforce
+
+    model, processor = VLSegModel.from_pretrained(writing), VLSegProcessor.from_pretrained(writing)
+    model.config.paths["box"] = "mask"
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    args = argparse.Namespace(start=str(tmp_path), out=tmp_path / "out", steps=2, set=[])
+    for way in path_reinforce.WAYS:
+        config = path_reinforce.settings(args, way, 0)
+        assert (config.paths.on, config.reinforce.on) == (way == "supervised", way == "reinforced")
+        assert build_model(config).model.config.paths == model.config.paths
 
 
 @pytest.mark.slow

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from many_runs import fresh_state
 from PIL import Image
+from test_training import tiny
 
 from vlseg.masks.path_codec import PathCodec
-from vlseg.models.path_head import add_paths
+from vlseg.models.modeling import VLSegModel
+from vlseg.models.path_head import add_paths, codec_of
 from vlseg.models.presets import build_preset
 from vlseg.systems.native import NativeSystem
 from vlseg.training.batches import SceneBatches
 from vlseg.training.config import DataSection, LossSection, PathSection, Stage
+from vlseg.training.loop import train
 from vlseg.training.objective import loss_sums
 from vlseg.training.paths import PathTargets, learn_paths, short_paths
 from vlseg.types import VLSegError
@@ -126,6 +130,41 @@ def test_settings_amiss(made):
         add_paths(model, processor, PathCodec(16, 32), max_tokens=5)
     learn_paths(model, processor, SECTION)  # the same again changes nothing
     assert model.config.paths["max_tokens"] == 20
+
+
+def test_what_a_run_leaves_open_stays_as_the_model_has_it():
+    """Codec, limit and box: the defaults where there is no path mode yet, the model's own where there is."""
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    learn_paths(model, processor, PathSection(on=True, grid=4, box_bins=16))
+    first = model.config.paths["first"]
+    rest = {"joint": True, "curves": False, "max_tokens": 128, "box": "written", "first": first}
+    assert model.config.paths == {"grid": 4, "box_bins": 16, **rest}
+    learn_paths(model, processor, PathSection(on=True, max_tokens=12, box="mask"))
+    kept = {"grid": 4, "box_bins": 16, **rest, "max_tokens": 12, "box": "mask"}
+    assert model.config.paths == kept
+    learn_paths(model, processor, PathSection(on=True))
+    assert model.config.paths == kept
+    for wrong in ({"grid": 64}, {"curves": True}):
+        with pytest.raises(VLSegError, match="has path tokens already, with grid=4"):
+            learn_paths(model, processor, PathSection(on=True, **wrong))
+    assert model.config.paths == kept
+    assert codec_of(model.config) == PathCodec(4, 16)
+
+
+def test_a_run_says_that_it_does_not_train_paths(tmp_path, made, capsys):
+    """Once, where the model has path mode and the run has no loss of it."""
+    model, processor = made[:2]
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    for name, paths, times in (("masks", {}, 1), ("paths", {"on": True, "price": 1e-2}, 0)):
+        fresh_state()
+        source = {"preset": None, "source": str(tmp_path / "start")}
+        config = tiny(tmp_path / name, model=source, paths=paths, steps=1, mixed_precision="no", trackers=[])
+        train(config)
+        assert capsys.readouterr().err.count("does not train the model's path mode (paths.on=true does)") == times
+    final = VLSegModel.from_pretrained(tmp_path / "paths" / "final")
+    assert final.config.paths == model.config.paths
 
 
 def learn(model, processor, batch, steps, lr=3e-3):

@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
-from many_runs import SMALL
+from many_runs import SMALL, recipe
 
 from vlseg.config import from_dict
 from vlseg.models.build import from_vlm
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
+from vlseg.segmenter import Segmenter
 from vlseg.training import merge, qat
 from vlseg.training.adapters import GradientWatch, attach, count_parameters
 from vlseg.training.config import TrainConfig
+from vlseg.training.loop import train as train_config
 from vlseg.types import VLSegError
 
 
@@ -113,6 +115,34 @@ def test_what_cannot_be_rounded_is_said(source):
     names = qat.prepare(model, config(qat={"kind": "int4", "group": 16}).qat)
     with pytest.raises(VLSegError, match="dropout: must be 0"):
         attach(model, config(adapter={"kind": "lora", "dropout": 0.1}), rounded=names)
+
+
+def test_a_run_tells_what_rounding_costs(tiny_folder, blocks_jsonl, tmp_path, monkeypatch):
+    """`qat.measure` as shipped: the rounded checkpoint, and a report in which both were run."""
+    train_config(recipe("qat", tmp_path, tiny_folder, blocks_jsonl, "steps=1", "qat.measure=true", "data.val_limit=2"))
+    told = json.loads((tmp_path / "qat.json").read_text())
+    exact, rounded = told["float"], told["quantised"]
+    assert told["settings"]["layers"] > 0
+    for entry in (exact, rounded):
+        assert entry["seconds"] > 0
+        assert entry["peak_mib"] > 50
+        assert 0 <= entry["mIoU"] <= 1
+    assert rounded["IoU_lost"] == pytest.approx(exact["mIoU"] - rounded["mIoU"], abs=1e-5)
+    assert exact["bytes"] == qat.bytes_on_disk(tmp_path / "final")
+    assert rounded["bytes_packed"] < rounded["bytes"] < exact["bytes"]
+    assert Segmenter(tmp_path / "quantised", device="cpu")(blocks_jsonl.parent / "0.png", ["the red mug"])[0].text
+
+    def half(folder, names, section, target):
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(qat, "quantise", half)
+    before = qat.bytes_on_disk(tmp_path / "quantised")
+    with pytest.raises(OSError, match="space"):
+        qat.measure_run(tmp_path, [], qat.QatSection(kind="int4"), None, None)
+    assert qat.bytes_on_disk(tmp_path / "quantised") == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_table(tmp_path):

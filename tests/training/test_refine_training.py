@@ -15,13 +15,20 @@ from vlseg.config import dump_yaml, load
 from vlseg.data.registry import open_dataset
 from vlseg.losses.refine import iou_of, refine_loss
 from vlseg.masks import rle as codec
+from vlseg.models.presets import build_preset
 from vlseg.models.refiner import Refiner, RefinerConfig
 from vlseg.models.refiner_crop import refine
 from vlseg.systems.base import segment_of
-from vlseg.training.config import OptimSection
+from vlseg.systems.devices import pick_device
+from vlseg.systems.native import NativeSystem
+from vlseg.training.batches import SceneBatches
+from vlseg.training.config import DataSection, OptimSection, PathSection, Stage
+from vlseg.training.paths import learn_paths
 from vlseg.training.refine import RefinerTrainer, RefineTraining, main
 from vlseg.training.refine_examples import crops, drawn_examples, load_examples, rollouts, save_examples, scene_examples
+from vlseg.training.reinforce_rollouts import RollOut, roll_outs
 from vlseg.types import Answer, VLSegError
+from vlseg.worlds.sprites import SpriteWorld
 
 TINY = RefinerConfig(tower="test_convnext", size=64, dim=32, fine=[24, 16], tokens=2, blocks=1, heads=2, iterations=2)
 
@@ -113,6 +120,40 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch):
     assert load(RefineTraining, tmp_path / "cut" / "config.yaml") == second.config
 
 
+def begun(out: Path) -> RefineTraining:
+    """The settings of a run of which two steps are done."""
+    config = settings(out)
+    config.steps = 2
+    RefinerTrainer(config).run()
+    return config
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path, capsys):
+    """Another shape and other data are refused in one line; longer it may get, and says so."""
+    config = begun(tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    for changes, words in (
+        ({"model": replace(TINY, dim=16, iterations=3)}, "model.dim=32, now 16; model.iterations=2, now 3"),
+        ({"batch": 5}, "batch=4, now 5"),
+        ({"optim": replace(config.optim, lr=1.0)}, "optim.lr=0.002, now 1.0"),
+    ):
+        with pytest.raises(VLSegError, match="this run began with") as told:
+            RefinerTrainer(replace(config, **changes)).run()
+        assert words in str(told.value)
+        assert "choose another folder with out=" in str(told.value)
+        assert "\n" not in str(told.value)
+        assert (tmp_path / "config.yaml").read_text() == before
+    capsys.readouterr()
+    longer = RefinerTrainer(replace(config, steps=3, log_every=1))
+    longer.run()
+    assert longer.step == 3
+    assert "steps=3, where the run began with 2" in capsys.readouterr().err
+    assert longer.model.device == pick_device(None)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(VLSegError, match=r"config\.yaml"):
+        RefinerTrainer(config).run()
+
+
 class Squares:
     """Answers every query with the same square; "absent" for a query that says "no"."""
 
@@ -169,10 +210,47 @@ def test_rollouts_feed_the_training(tmp_path: Path):
 def test_drawn_masks_are_examples_too():
     image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), bool)
     mask[5:15, 5:15] = True
-    drawn = [(image, np.roll(mask, 1, 1), mask), (image, np.roll(mask, 15, 1), mask), (image, mask & False, mask)]
-    (found,) = drawn_examples(drawn, "drawn")
+    masks = [np.roll(mask, 1, 1), np.roll(mask, 15, 1), mask & False]
+    (found,) = drawn_examples([RollOut(image, coarse, mask, []) for coarse in masks], "drawn")
     assert found.image.size == (30, 20)
-    assert (found.coarse, found.truth) == (codec.encode(drawn[0][1]), codec.encode(mask))
+    assert (found.coarse, found.truth) == (codec.encode(masks[0]), codec.encode(mask))
+
+
+@pytest.fixture(scope="module")
+def writer():
+    """A tiny model that writes paths by chance, as a system, and the scenes it is asked about."""
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    learn_paths(model, processor, PathSection(on=True, grid=4, box_bins=4, max_tokens=12))
+    return NativeSystem(model, processor, "tiny")
+
+
+def test_what_a_model_draws_trains_a_refiner(tmp_path: Path, writer):
+    """`roll_outs` of reinforcement, those of them that are about the object, on disk, and in a step of training."""
+    feed = SceneBatches(DataSection(seed=1, queries=4), [Stage(9, 2, [[64, 96]])], writer.processor, 9)
+    drawn = list(roll_outs(writer.model, writer.processor, [feed[4]], queries=4, group=16))
+    found = list(drawn_examples(drawn, "drawn"))
+    overlaps = [(one.coarse & one.truth).sum() / (one.coarse | one.truth).sum() for one in drawn]
+    assert 1 <= len(found) == sum(overlap >= 0.2 for overlap in overlaps) < len(drawn)
+    assert save_examples(found, tmp_path / "made") == len(found)
+    run = settings(tmp_path / "run", rollouts=[str(tmp_path / "made")], rollout_share=0.5)
+    trainer = RefinerTrainer(run)
+    assert [example.kind for example in trainer.examples(0)][:2] == ["drawn"] * 2
+    assert np.isfinite(trainer.train_step()["total"])
+
+
+def test_paths_are_drawn_at_a_temperature(writer, monkeypatch):
+    monkeypatch.setattr("vlseg.training.refine_examples.USELESS", 0.01)  # few that are drawn by chance are better
+    data = open_dataset("sprites?n=4&seed=3&size=64x64&queries=8")
+    first, again, other = (list(rollouts(writer, data, "path", 1.5, seed)) for seed in (1, 1, 2))
+    assert len(first) > 2
+    assert [example.coarse for example in first] == [example.coarse for example in again]
+    assert [example.coarse for example in first] != [example.coarse for example in other]
+    assert {example.kind for example in first} == {"tiny, path drawn at 1.5"}
+    assert all(codec.iou([example.coarse], [example.truth])[0, 0] >= 0.01 for example in first)
+    for mode, temperature, words in (("mask", 1.0, "only paths are drawn"), ("path", -1.0, "at least 0")):
+        with pytest.raises(VLSegError, match=words):
+            next(rollouts(writer, data, mode, temperature))
 
 
 def test_the_command(tmp_path: Path, tiny_folder: Path, capsys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from many_runs import CONFIGS, fresh_state, in_ranks
+from many_runs import CONFIGS, SMALL, fresh_state, in_ranks, recipe
 from pycocotools import mask as coco
 from test_path_training import learn
 from test_training import assert_same, tiny, weights
@@ -20,6 +22,7 @@ from vlseg.metrics.boundary import boundary_overlap
 from vlseg.models.grammar import PathGrammar
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.presets import build_preset
+from vlseg.systems.native_paths import mask_boxes
 from vlseg.training import reinforce_rollouts
 from vlseg.training.batches import SceneBatches
 from vlseg.training.config import DataSection, PathSection, ReinforceSection, Stage, TrainConfig
@@ -96,6 +99,74 @@ def test_log_probabilities_are_those_that_were_drawn_from(made, monkeypatch):
     assert drawn.path_of.bincount().tolist() == lengths
     assert float(again.exp().min()) < 0.2
     torch.testing.assert_close(again, torch.stack(at_drawing), atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def boxed(made):
+    """The same, its paths beginning with the box of the mask, and a tenth of the pixels of its masks inside."""
+    model, processor, batch = copy.deepcopy(made[0]), *made[1:]
+    with torch.no_grad():
+        output = model(pixel_values=processor.normalise(batch.pixels), **batch.packed.tensors())
+        model.mask_head.bias.bias.sub_(output.mask_logits[batch.packed.valid].flatten().quantile(0.9))
+    model.config.paths["box"] = "mask"
+    return model, processor, batch
+
+
+def test_drawn_paths_begin_with_the_box_of_the_mask(boxed, monkeypatch):
+    """As answers do: of the same logits, each query's copies with its own box, here with an edge that tells them apart;
+    a model that writes all of the path has other boxes."""
+    model, processor, batch = boxed
+    codec, seen = PathCodec(4, 16), []
+    first = codec.vocabulary.first["box"]
+
+    def told_apart(logits, wanted, paths):
+        boxes = mask_boxes(logits, wanted, paths)
+        seen.append((logits, boxes))
+        return {(b, k): [first + k, *box[1:]] for (b, k), box in boxes.items()}
+
+    monkeypatch.setattr(reinforce_rollouts, "mask_boxes", told_apart)
+    features, chosen, drawn = drawn_by(model, processor, batch)
+    with torch.no_grad():
+        masks = model(image_features=features, **batch.packed.tensors()).mask_logits
+    ((logits, boxes),) = seen
+    assert list(boxes) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for place, (b, k), group in zip(chosen, boxes, drawn.paths, strict=True):
+        assert 0.04 < float((masks[place] > 0).float().mean()) < 0.95
+        torch.testing.assert_close(logits[b, k], masks[place], atol=1e-4, rtol=1e-4)
+        assert {tuple(path[:4]) for path in group} == {(first + k, *boxes[b, k][1:])}
+        assert len({tuple(path) for path in group}) > 1, "the rings are the model's"
+    assert boxes[0, 0] != boxes[1, 0]
+    model.config.paths["box"] = "written"
+    written = drawn_by(model, processor, batch)[2]
+    assert all(a[0][:4] != b[0][:4] for a, b in zip(written.paths, drawn.paths, strict=True))
+
+
+def test_the_box_of_the_mask_has_no_log_probability(boxed):
+    """The tokens that the model chose have those of the whole path, and a gradient; the box has neither."""
+    model, processor, batch = boxed
+    features, _, drawn = drawn_by(model, processor, batch)
+    lengths = [len(path) for group in drawn.paths for path in group]
+    places = drawn.packed.path_targets >= 0
+    assert drawn.path_of.bincount().tolist() == [length - 4 for length in lengths]
+    assert int((places & ~drawn.chosen).sum()) == 4 * len(lengths)
+    first = PathCodec(4, 16).vocabulary.first["box"]
+    box = (drawn.packed.path_targets >= first) & (drawn.packed.path_targets < first + 16)
+    assert torch.equal(box, places & ~drawn.chosen)
+    with torch.no_grad():
+        own = log_probabilities(model, features, drawn)
+        whole = log_probabilities(model, features, replace(drawn, chosen=places))
+    assert whole[~box[places]].shape == own.shape
+    torch.testing.assert_close(own, whole[~box[places]])
+    assert float(whole[box[places]].sum()) < -1, "the box would have counted"
+
+
+def test_a_mask_without_a_pixel_leaves_the_box_to_the_model(boxed):
+    model, processor, batch = boxed
+    with torch.no_grad():
+        model.mask_head.bias.bias.sub_(1e4)
+    _, _, drawn = drawn_by(model, processor, batch)
+    assert torch.equal(drawn.chosen, drawn.packed.path_targets >= 0)
+    assert len({tuple(path[:4]) for group in drawn.paths for path in group}) > len(drawn.paths)
 
 
 def test_what_is_drawn_depends_on_chance_alone(made):
@@ -247,7 +318,7 @@ def test_with_adapters_the_model_without_them_is_the_reference(tmp_path, start):
     config = settings(
         tmp_path,
         start,
-        adapter={"kind": "lora", "rank": 2, "where": ["decoder"], "patience": 0},
+        adapter={"kind": "lora", "rank": 2, "where": ["decoder"], "patience": 0, "tokens": False},
         optim={"lr": 1e-2, "warmup": 1, "ema": 0},
     )
     run = trainer(config)
@@ -257,6 +328,36 @@ def test_with_adapters_the_model_without_them_is_the_reference(tmp_path, start):
     assert abs(first["divergence"]) < second["divergence"]
     frozen = [name for name, p in run.plain.named_parameters() if "mask_head" in name and p.requires_grad]
     assert not frozen
+
+
+@pytest.fixture(scope="module")
+def untied(vlm_folder, tmp_path_factory):
+    """A checkpoint folder of a model with path mode whose head has weights of its own."""
+    from vlseg.models.build import from_vlm
+
+    folder = tmp_path_factory.mktemp("untied")
+    model, processor = from_vlm(vlm_folder, image={"area": 4096}, **copy.deepcopy(SMALL))
+    assert model.vlm.get_input_embeddings().weight is not model.vlm.get_output_embeddings().weight
+    learn_paths(model, processor, SECTION)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_adapters_train_the_rows_of_path_tokens(tmp_path, untied, blocks_jsonl):
+    """As the recipe says; switched off, they are the model's own again, which is the reference."""
+    changes = ["reinforce.on=true", "reinforce.group=4", "reinforce.queries=2", "optim.lr=1e-2", "optim.ema=0"]
+    run = trainer(recipe("lora", tmp_path, untied, blocks_jsonl, *changes, "adapter.dropout=0"))
+    rows = {n: p for n, p in run.plain.named_parameters() if p.requires_grad and "trainable_tokens" in n}
+    assert len(rows) == 2, "of the embedding and of the head"
+    before = {name: p.detach().clone() for name, p in rows.items()}
+    batches = [next(run.batches())]
+    assert run.train_step(batches)["divergence"] == pytest.approx(0, abs=1e-6)
+    for name, p in rows.items():
+        moved = (p != before[name]).any(1)
+        assert len(moved) == 2 + len(run.core.path_grammar), "[SEG], [REJ] and the path tokens"
+        assert int(moved[2:].sum()) > 5
+    assert run.train_step(batches)["divergence"] > 1e-6
 
 
 def two_steps(rank, argument):
@@ -307,6 +408,7 @@ def test_roll_outs_for_a_refiner(made):
     [
         ({"warmup": {"steps": 5}}, "set warmup.steps=0"),
         ({"adapter": {"kind": "adalora"}}, "use adapter=lora"),
+        ({"paths": {"on": True}}, r"reinforce with paths\.on=true: .*set paths\.on=false"),
     ],
 )
 def test_settings_amiss(tmp_path, start, changes, message):
@@ -321,8 +423,11 @@ def test_the_shipped_recipe():
 
 
 def test_a_model_that_writes_no_paths_is_refused(tmp_path, tiny_folder):
-    with pytest.raises(VLSegError, match=r"paths\.on=true"):
-        trainer(settings(tmp_path, tiny_folder))
+    adapters = {"kind": "lora", "rank": 2, "where": ["decoder"]}
+    for adapter in ({}, adapters):
+        with pytest.raises(VLSegError, match=r"no path tokens: .*paths\.on=true"):
+            trainer(settings(tmp_path, tiny_folder, adapter=adapter))
+        fresh_state()
     with pytest.raises(ValueError, match="needs 2 at least"):
         ReinforceSection(group=1)
     with pytest.raises(ValueError, match="must be above 0"):

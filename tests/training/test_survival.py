@@ -83,7 +83,7 @@ def test_a_cut_checkpoint_falls_back_saying_so_and_reaches_the_same_weights(whol
     os.truncate(file, file.stat().st_size // 2)
     train(config(tmp_path / "run"))
     told = capsys.readouterr().err
-    assert f"step-{STEPS}: cannot be read" in told
+    assert f"step-{STEPS}: state.pt is cut or missing; falling back" in told
     assert f"resumed at step {STEPS - 1}" in told
     a, b = weights(whole / "final"), weights(tmp_path / "run" / "final")
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
@@ -101,6 +101,33 @@ def test_a_checkpoint_that_lost_a_shard_is_passed_over(tmp_path, harm):
     said = []
     assert checkpoint.load_newest(tmp_path, said.append) == {"step": 1}
     assert "step-2: shards/0.distcp is cut or missing; falling back" in said[0]
+
+
+@pytest.mark.parametrize("name", ["shards/0.distcp", checkpoint.STATE, checkpoint.FILES])
+def test_one_changed_bit_is_noticed(tmp_path, name):
+    """torch reads such a file without a word, and the run would go on with other weights."""
+    for step in (1, 2):
+        folder = checkpoint.begin(tmp_path, step) / "shards"
+        folder.mkdir()
+        (folder / "0.distcp").write_bytes(b"weights" * 1000)
+        checkpoint.finish(tmp_path, step, {"step": step, "model": torch.zeros(5000)}, 5)
+    file = tmp_path / "step-2" / name
+    data = bytearray(file.read_bytes())
+    data[data.index(b":") + 4 if name == checkpoint.FILES else len(data) // 2] ^= 1
+    file.write_bytes(data)
+    if name == checkpoint.STATE:
+        assert checkpoint.read_state(tmp_path / "step-2")["model"].any()  # as torch reads it
+    said = []
+    assert checkpoint.load_newest(tmp_path, said.append)["step"] == 1
+    assert "step-2: " in said[0]
+    assert "falling back" in said[0]
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    """Of runs that an earlier version began."""
+    checkpoint.save(tmp_path, 1, {"step": 1}, 5)
+    (tmp_path / "step-1" / checkpoint.FILES).unlink()
+    assert checkpoint.load_newest(tmp_path)["step"] == 1
 
 
 def test_processes_that_see_different_checkpoints_are_told(tmp_path, monkeypatch):

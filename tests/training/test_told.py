@@ -1,20 +1,25 @@
 """What a run tells: its log by data set, its pictures, and before it is started what it will take."""
 
 import json
+import re
+import shutil
 import sys
 
 import many_runs
 import numpy as np
 import pytest
+import torch
 from blocks import write_blocks
 from many_runs import recipe
 from PIL import Image
 
 from vlseg.cli.train import run as train_verb
 from vlseg.config import dump_yaml
-from vlseg.training import journal
-from vlseg.training.dry_run import Memory, dry_run
-from vlseg.training.loop import train
+from vlseg.training import journal, merge
+from vlseg.training.checkpoint import append_line, drop_lines_after
+from vlseg.training.dry_run import Memory, dry_run, memory_of
+from vlseg.training.loop import Trainer, train
+from vlseg.types import VLSegError
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +98,79 @@ def test_memory_is_computed_for_the_way_it_is_spread():
     assert memory.on("zero3", 4) == memory.on("fsdp2", 4) == 65
 
 
-def test_a_dry_run_of_two_runs_tells_of_the_first(vlm_folder, blocks_jsonl, tmp_path):
-    told = dry_run(recipe("adalora-qat", tmp_path / "run", vlm_folder, blocks_jsonl))
-    assert "first: a run of 3 steps goes before this one" in told
+def test_a_dry_run_of_two_runs_counts_both(vlm_folder, blocks_jsonl, tmp_path):
+    settings = ["steps=10", "first.steps=100000"]
+    told = dry_run(recipe("adalora-qat", tmp_path / "run", vlm_folder, blocks_jsonl, *settings))
+    first = re.search(r"first: a run of 100,000 steps goes before this one, (\d+\.\d+) s a step", told)
+    hours = re.search(r"(\d+) h \d+ min in all, the first run included", told)
+    assert int(hours[1]) >= int(float(first[1]) * 100_000 / 3600 * 0.9)
+
+
+def test_muon_keeps_one_moment_of_matrices():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    adam, muon = memory_of(model, 0.0), memory_of(model, 0.0, muon=True)
+    assert (adam.weights, adam.gradients, adam.optimizer) == (36 * 4, 36 * 4, 36 * 8)
+    assert muon.optimizer == 32 * 4 + 4 * 8
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+@pytest.mark.parametrize("name", ["adalora", "adalora-qat"])
+def test_what_cannot_be_is_refused_before_anything_is_loaded(name, more, tmp_path):
+    """adalora-qat for its first run, before the processes are started."""
+    settings = [name, "data.train=none.jsonl", f"out={tmp_path / 'run'}", "--launch", "fsdp2", "--processes", "2"]
+    with pytest.raises(VLSegError, match="adapter=adalora under fsdp2: pruning needs every gradient whole"):
+        train_verb([*settings, *more])
+    assert not (tmp_path / "run").exists()
+
+
+def full(*args, **options):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_beside_the_checkpoints_does_not_end_a_run(
+    tiny_folder, blocks_jsonl, tmp_path, monkeypatch, capsys
+):
+    """Neither the log nor pictures, TensorBoard or the best weights are worth the run; each is told of once."""
+    for name in ("grids", "tensorboard"):
+        (tmp_path / name).write_text("in the way")
+    plain = merge.save_merged
+
+    def save(model, state, processor, folder, dtype, name):
+        (full if folder.name == ".best.partial" else plain)(model, state, processor, folder, dtype, name)
+
+    monkeypatch.setattr(journal, "append_line", full)
+    monkeypatch.setattr(merge, "save_merged", save)
+    changes = ["steps=4", "eval_every=2", "grid_every=2", "trackers=[tensorboard]", "mixed_precision=no"]
+    train(recipe("full", tmp_path, tiny_folder, blocks_jsonl, *changes))
+    told = capsys.readouterr().err
+    for name in ("metrics.jsonl", "grids", "tensorboard", "best"):
+        assert told.count(f"{tmp_path / name}: cannot be written (") == 1
+    assert (tmp_path / "final" / "model.safetensors").exists()
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.setattr(merge, "save_merged", full)
+    shutil.rmtree(tmp_path / "final")
+    many_runs.fresh_state()
+    with pytest.raises(VLSegError, match=r"final: cannot be written \(No space left on device\); the checkpoints are"):
+        train(recipe("full", tmp_path, tiny_folder, blocks_jsonl, *changes))
+
+
+def test_a_line_that_was_cut(tmp_path):
+    """By a full disk: the next line begins anew. By a kill, in a nested record whose end looks like one."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2, "val": {"mIoU": 0.5}')
+    append_line(file, {"step": 3})
+    append_line(file, {"step": 4})
+    drop_lines_after(file, 3)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 3]
+
+
+def test_settings_that_do_nothing_are_said(tiny_folder, blocks_jsonl, tmp_path, monkeypatch, capsys):
+    with pytest.raises(VLSegError, match="trackers: Accelerate knows no wanbd; did you mean wandb"):
+        Trainer(recipe("full", tmp_path, tiny_folder, blocks_jsonl, "trackers=[wanbd]"))
+    many_runs.fresh_state()
+    monkeypatch.setattr("vlseg.training.loop.layer_classes", lambda model: [])
+    changes = ["steps=1", "grid_every=1", "data.val=null", "mixed_precision=no", "model.compile=true"]
+    train(recipe("full", tmp_path, tiny_folder, blocks_jsonl, *changes))
+    told = capsys.readouterr().err
+    assert "grid_every: nothing is drawn without data.val" in told
+    assert "model.compile: this model names no repeated blocks; nothing is compiled" in told

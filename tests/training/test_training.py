@@ -133,7 +133,11 @@ def test_nan_stops_with_the_batch_saved(tmp_path, monkeypatch):
         next(trainer.plain.mask_head.parameters()).fill_(float("nan"))
     with pytest.raises(VLSegError, match=r"not finite.*bad-batch"):
         trainer.train_step([batch])
-    assert (tmp_path / "bad-batch.pt").exists()
+    (kept,) = torch.load(tmp_path / "bad-batch.pt", weights_only=True)
+    assert torch.equal(kept["pixels"], batch.pixels)
+    assert torch.equal(kept["distractors"], batch.distractors)
+    assert torch.equal(kept["query_ids"], batch.packed.ids)
+    assert {"ignored", "nouns", "source", "problems", "regions", "targets"} < kept.keys()
 
 
 def test_accumulated_batches_give_the_gradient_of_one_big_batch(tmp_path):

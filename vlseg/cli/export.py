@@ -12,8 +12,8 @@ from vlseg.types import VLSegError
 
 MODELS = {
     "merged": "adapters merged into the model",
-    "int8": "weights in 8 bits",
-    "int4": "weights in 4 bits",
+    "int8": "linear layers in 8 bits, all else in 16 (dtype=stored: as it is)",
+    "int4": "linear layers in 4 bits, all else in 16 (dtype=stored: as it is)",
     "onnx": "for ONNX Runtime",
 }
 RESULTS = ("coco", "yolo", "labelstudio", "cvat", "png", "svg")

@@ -39,6 +39,7 @@ def parser() -> Parser:
     add("--json", action="store_true", help="the Result on stdout as JSON and nothing else; one a line for many images")
     add("--mode", choices=["mask", "path"], default="mask", help="mask (default), or path where the model has it")
     add("--refine", metavar="R", default="none", help="none (default), vlseg, sam2, or one with =FOLDER: sharper masks")
+    add("--refine-iterations", metavar="N", help="0 to 8, of --refine vlseg; default: as many as its checkpoint says")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
     add("--dtype", metavar="T", help="float32 (default on the CPU), bfloat16 (on a GPU), float16, int8 or nf4")
     add("--presence-threshold", metavar="P", help="score in 0..1 from which a query is found; default: the model's own")
@@ -65,12 +66,10 @@ def run(argv: Sequence[str]) -> int:
         if not text.strip():
             raise VLSegError(f"query {number} is empty: say in words what to segment")
     from vlseg.data.images import open_image, parse_pixels
-    from vlseg.systems.refining import check_refine
 
-    check_refine(args.refine)
-    max_pixels, tiles, cache = parse_pixels(args.max_pixels), _tiles(args), _cache(args)
+    max_pixels, tiles, cache, iterations = parse_pixels(args.max_pixels), _tiles(args), _cache(args), _iterations(args)
     if segment_bulk.wanted(args):
-        return segment_bulk.run(args, presence, mask, max_pixels, tiles, cache)
+        return segment_bulk.run(args, presence, mask, max_pixels, {**tiles, **iterations}, cache)
     if not args.queries:
         raise VLSegError("QUERY is missing: say in words what to segment, or give --queries FILE")
     sources, many = expand(args.image, args.out)
@@ -92,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
     with quiet_loading():
         from vlseg.segmenter import Segmenter
 
-        options = {"max_pixels": max_pixels, "refine": args.refine, **tiles, **cache}
+        options = {"max_pixels": max_pixels, "refine": args.refine, **iterations, **tiles, **cache}
         segmenter = Segmenter(args.model, args.device, args.dtype, **options)
     segmenter.check(presence, mask, args.mode)
     return _Run(args, segmenter, out, sources, many, presence, mask).go()
@@ -106,6 +105,16 @@ def _tiles(args: Namespace) -> dict[str, Any]:
         return {}
     size = whole_number("--tile-size", 64)(args.tile_size or "1024")
     return {"tile": size, "tile_scope": args.tile_scope or "whole"}
+
+
+def _iterations(args: Namespace) -> dict[str, Any]:
+    """The options of `Segmenter` that the call's about the refiner's iterations come to; `--refine` is looked at."""
+    from vlseg.systems.refining import check_refine
+
+    iterations = convert(whole_number("--refine-iterations", 0), args.refine_iterations)
+    if check_refine(args.refine, iterations)[0] == "none" and iterations is not None:
+        raise VLSegError("--refine-iterations: of which refiner? Name it with --refine vlseg")
+    return {} if iterations is None else {"refine_iterations": iterations}
 
 
 def _cache(args: Namespace) -> dict[str, Any]:

@@ -39,14 +39,17 @@ def run(argv: Sequence[str]) -> int:
     name = args.launch or (_usual() if processes else "single")
     how = find_launch(name)
     from vlseg.training.launch import launch, run_rank, sharding_of
+    from vlseg.training.refusals import refuse_all
 
+    sharding, ranks = sharding_of(how, processes)
+    refuse_all(config, sharding)
     if args.dry_run:
         from vlseg.systems.quiet import quiet_loading
 
         with quiet_loading():
             from vlseg.training.dry_run import dry_run
 
-        print(dry_run(config, *sharding_of(how, processes)))
+        print(dry_run(config, sharding, ranks))
         return 0
     if args.launch is None and processes is None:
         return run_rank(config)

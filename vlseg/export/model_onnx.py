@@ -19,7 +19,10 @@ import torch
 from torch import nn
 
 from vlseg.data.files import write_whole
-from vlseg.export.onnx_model import (
+from vlseg.models.modeling import VLSegModel
+from vlseg.models.packing import Packed, pack_queries
+from vlseg.models.processing import VLSegProcessor
+from vlseg.systems.onnx_model import (
     IMAGE_GRAPH,
     QUERY_GRAPH,
     QUERY_INPUTS,
@@ -29,9 +32,6 @@ from vlseg.export.onnx_model import (
     features_of,
     tensors_of,
 )
-from vlseg.models.modeling import VLSegModel
-from vlseg.models.packing import Packed, pack_queries
-from vlseg.models.processing import VLSegProcessor
 from vlseg.types import VLSegError
 
 TOLERANCE = 1e-4  # of logits, on top of the same share of their range

@@ -70,15 +70,18 @@ def export_rounded(
 
     Weights are rounded as torchao rounds them in training; scales are float16. On loading they become floating weights
     again: small on disk, not in memory (for that load the plain checkpoint with dtype "int8" or "nf4"). name: for the
-    card; trained: of the run; where: places as in `QatSection.where`; dtype: of all other weights, default as they are
-    stored. Returns facts for `export.json`. Raises VLSegError as `section_of`, and where a package is missing.
+    card; trained: of the run; where: places as in `QatSection.where`; dtype: of all other weights, "stored" for that of
+    the checkpoint; default: 16 bits, bfloat16 for float32. Returns facts for `export.json`. Raises VLSegError as
+    `section_of`, and where a package is missing.
     """
     need("torchao")
     need("compressed_tensors")
     from torchao.quantization import quantize_
 
     section = section_of(kind, trained, where, group)
-    others = pick(dtype, folder)
+    others = pick(None if dtype == "stored" else dtype, folder)
+    if dtype is None and others == torch.float32:
+        others = torch.bfloat16  # of a model most of which is rounded to 4 bits, the rest would be the larger part
     model = VLSegModel.from_pretrained(folder, dtype=torch.float32)
     names = qat.rounded_layers(model, section)
     state = dict(model.state_dict())

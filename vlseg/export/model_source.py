@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from vlseg.config import load
+from vlseg.models.precision import QUANTISED
 from vlseg.models.processing import VLSegProcessor
 from vlseg.systems.registry import EMBEDDED, WEIGHTS
 from vlseg.training.config import TrainConfig
+from vlseg.training.merge import BASE, merged_state, save_merged
 from vlseg.types import VLSegError
 
 ADAPTER_FILE = "adapter_config.json"
@@ -87,7 +89,6 @@ def plain_checkpoint(origin: Origin) -> Iterator[Path]:
 def _merge(origin: Origin, out: Path) -> None:
     from peft import PeftModel
 
-    from vlseg.training.merge import merged_state, save_merged
     from vlseg.training.start import build_model, load, locate
 
     if origin.config is not None:
@@ -101,13 +102,30 @@ def _merge(origin: Origin, out: Path) -> None:
                 f"{origin.folder}: the adapter belongs to {base}, whose mask head is in no checkpoint; keep the "
                 "adapter in the folder of its run, or export the run's final/"
             )
-        model, processor = load(base, TrainConfig(), None, "float32"), VLSegProcessor.from_pretrained(base)
+        # As the run held them; an adapter makes good the rounding it has met, too.
+        model = load(base, TrainConfig(mixed_precision="no"), None, base_held(origin.folder))
+        processor = VLSegProcessor.from_pretrained(base)
     try:
         adapted = PeftModel.from_pretrained(model, str(origin.folder))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VLSegError(f"{origin.folder}: the adapter does not fit its base ({reason})") from error
     save_merged(adapted, merged_state(adapted), processor, out, torch.float32)
+
+
+def base_held(adapter: Path) -> str:
+    """How the base of an adapter was held when it was trained, as `ModelSection.base`; "float32" where nobody says.
+
+    Raises VLSegError for a note that cannot be read.
+    """
+    note = adapter / BASE
+    try:
+        kind = json.loads(note.read_text(encoding="utf-8"))["base"]
+    except FileNotFoundError:
+        return "float32"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VLSegError(f"{note}: cannot be read ({error}); the adapter is broken") from error
+    return kind if kind in QUANTISED else "float32"
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -38,13 +38,13 @@ def export_model(kind: str, source: str | Path, out: str | Path, **options: Any)
     """Write the model of a run, checkpoint or adapter folder as another kind; returns the folder `out`.
 
     kind: of `KINDS`. options: merged: dtype ("float32", "float16", "bfloat16"); int8: where (a list of "decoder",
-    "vision", "pixel"), dtype (of the other weights); int4: these and group (weights a scale); onnx: size (H, W) of the
-    input. Default is what a quantisation-aware run trained for, else the decoder, groups of 32, the stored dtype, and a
-    square of the model's own area.
+    "vision", "pixel"), dtype (of the other weights, or "stored"); int4: these and group (weights a scale); onnx: size
+    (H, W) of the input. Default is what a quantisation-aware run trained for, else the decoder and groups of 32; the
+    stored dtype, of int8 and int4 16 bits; and a square of the model's own area.
 
-    Folders of merged, int8 and int4 load with `Segmenter`, of onnx with `Segmenter(load_onnx(folder))`. `export.json`
-    in it tells bytes and settings (`describe`). Raises VLSegError, in one line, for unknown kinds and options, a source
-    that is none, an `out` that holds something already, and where a package is missing.
+    The folder loads with `Segmenter`; `export.json` in it tells bytes and settings (`describe`). Raises VLSegError, in
+    one line, for unknown kinds and options, a source that is none, an `out` that holds something already, and where a
+    package is missing.
     """
     if kind not in KINDS:
         raise VLSegError(f"export {kind}: unknown kind of model{_nearest(kind, list(KINDS))}")

@@ -25,6 +25,7 @@ from vlseg.systems.quiet import quiet_loading
 from vlseg.types import Answer, Mode, VLSegError
 
 IMAGES_A_PASS = 8
+BOXED = "paths begin with the mask's box, or where the mask is empty with one of the model's own"
 
 
 class NativeSystem:
@@ -34,7 +35,7 @@ class NativeSystem:
     def __init__(self, model: VLSegModel, processor: VLSegProcessor, name: str):
         self.model, self.processor, self.name = model.eval(), processor, name
         self.modes: tuple[str, ...] = ("mask", "path") if model.config.paths else ("mask",)
-        self.protocol = f"{PROTOCOL}; paths begin with the mask's box" if boxed_by_mask(model.config) else PROTOCOL
+        self.protocol = f"{PROTOCOL}; {BOXED}" if boxed_by_mask(model.config) else PROTOCOL
 
     @classmethod
     def from_pretrained(

@@ -1,7 +1,7 @@
 """Path mode of the native model: scores decide which queries are answered, the model writes a path for each of them.
 
 A checkpoint may say `paths.box = "mask"` in its config: then a path begins with the box of the query's mask, and the
-model writes the rings in it.
+model writes the rings in it. Where the mask has no pixel there is no such box, and the model writes its own.
 """
 
 from __future__ import annotations

@@ -2,99 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
 
 from vlseg.masks import rle as codec
-from vlseg.systems.base import EncodedImage, Encoder, System, segment_of
+from vlseg.systems.base import System
 from vlseg.systems.foreign import tensor_bytes
+from vlseg.systems.refining import RefinedSystem
 from vlseg.systems.sam2 import Sam2Masks
-from vlseg.types import Answer, Segment
+from vlseg.types import RLE
 
 
-class RefinedBySam2:
-    """A `System` around another. Only found answers change, and of them only the masks: status and scores stay.
-
-    Each segment prompts SAM 2 with its box and its mask; a segment that fills its box is taken for a box alone. Where
-    SAM 2 gives no pixel, the segment stays as it was.
-    """
-
-    modes: tuple[str, ...] = ("mask",)
+class RefinedBySam2(RefinedSystem):
+    """Each segment prompts SAM 2 with its box and its mask; a segment that fills its box is taken for a box alone."""
 
     def __init__(self, system: System, masks: Sam2Masks):
-        self.system, self.masks = system, masks
-        self.name = system.name
-        self.protocol = f"{system.protocol}; each segment refined by sam 2"
-
-    @property
-    def presence_threshold(self) -> float:
-        """That of the system within."""
-        return self.system.presence_threshold
-
-    def segment(
-        self,
-        image: Image.Image,
-        queries: Sequence[str],
-        *,
-        presence_threshold: float | None = None,
-        mask_threshold: float = 0.5,
-    ) -> list[Answer]:
-        """See `System.segment`."""
-        batch = self.segment_batch(
-            [image], [queries], presence_threshold=presence_threshold, mask_threshold=mask_threshold
-        )
-        return batch[0]
+        self.masks = masks
+        super().__init__(system, "sam 2")
 
     @torch.inference_mode()
-    def segment_batch(
-        self,
-        images: Sequence[Image.Image | EncodedImage],
-        queries: Sequence[Sequence[str]],
-        *,
-        presence_threshold: float | None = None,
-        mask_threshold: float = 0.5,
-    ) -> list[list[Answer]]:
-        """See `System.segment_batch`; an image may also be what `encode_batch` gave for it."""
-        inner = [image.features["image"] if isinstance(image, EncodedImage) else image for image in images]
-        answers = self.system.segment_batch(
-            inner, queries, presence_threshold=presence_threshold, mask_threshold=mask_threshold
-        )
-        for image, row in zip(images, answers, strict=True):
-            found = [answer for answer in row if answer.status == "found"]
-            if not found:
-                continue  # SAM 2 does not look at an image in which nothing was found
-            levels = image.features["sam2"] if isinstance(image, EncodedImage) else self.masks.encode([image])[0]
-            for answer in found:
-                answer.segments = self._refined(levels, answer, mask_threshold)
-        return answers
+    def look(self, image: Image.Image) -> tuple[list[torch.Tensor], int]:
+        """SAM 2's embeddings of the image."""
+        levels = self.masks.encode([image])[0]
+        return levels, tensor_bytes(levels)
 
     @torch.inference_mode()
-    def encode_batch(self, images: Sequence[Image.Image]) -> list[EncodedImage]:
-        """See `Encoder.encode_batch`. A system that encodes nothing is given the image itself again."""
-        inner = self.system.encode_batch(images) if isinstance(self.system, Encoder) else list(images)
-        encoded = []
-        for image, own in zip(images, inner, strict=True):
-            levels = self.masks.encode([image])[0]
-            size = own.bytes if isinstance(own, EncodedImage) else 3 * image.width * image.height
-            features = {"image": own, "sam2": levels}
-            encoded.append(EncodedImage((image.height, image.width), features, size + tensor_bytes(levels)))
-        return encoded
+    def sharper(
+        self, seen: list[torch.Tensor], size: tuple[int, int], masks: list[RLE], threshold: float
+    ) -> list[RLE | None]:
+        """See `RefinedSystem.sharper`."""
+        return [codec.encode(self.masks.mask(self._logits(seen, size, rle), size, threshold)) for rle in masks]
 
-    def _refined(self, levels: list[torch.Tensor], answer: Answer, mask_threshold: float) -> list[Segment]:
-        refined = []
-        for segment in answer.segments:
-            x, y, width, height = segment.bbox
-            box = np.array([[x, y, x + width, y + height]])
-            if segment.area == width * height:
-                logits = self.masks.from_boxes(levels, answer.size, box)[0]
-            else:
-                logits = next(self.masks.from_masks(levels, answer.size, [codec.decode(segment.rle)], box))
-            better = segment_of(self.masks.mask(logits, answer.size, mask_threshold), segment.score)
-            refined.append(better or segment)
-        return refined
+    def _logits(self, seen: list[torch.Tensor], size: tuple[int, int], rle: RLE) -> torch.Tensor:
+        x, y, width, height = codec.bbox(rle)
+        box = np.array([[x, y, x + width, y + height]])
+        if codec.area(rle) == width * height:
+            return self.masks.from_boxes(seen, size, box)[0]
+        return next(self.masks.from_masks(seen, size, [codec.decode(rle)], box))
 
 
 def refine_with_sam2(

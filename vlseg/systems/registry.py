@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EMBEDDED, EMBEDDED_REFINER = "vlseg-mini", "vlseg-refiner"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+ONNX_SHAPES = "graphs.json"  # beside the graphs of an ONNX export
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "vlseg_processor.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -38,14 +39,13 @@ class Known:
     needs: str
 
 
-KNOWN = (
-    Known(EMBEDDED, "embedded; drawn sprites, not photographs", "nothing: its weights are part of the package"),
-)
+KNOWN = (Known(EMBEDDED, "embedded; drawn sprites, not photographs", "nothing: its weights are part of the package"),)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model is. kind: "folder" (a checkpoint of vlseg), "hub" (location "org/name"), or "preset".
+    """Where a model is. kind: "folder" (a checkpoint of vlseg), "onnx" (an export of one), "hub" (location "org/name"),
+    or "preset".
 
     preset: the name of the system of others; places: what the user gave for its parts, in their order.
     """
@@ -105,6 +105,10 @@ def load_system(model: str | Path | None = None, device: str | None = None, dtyp
         with quiet_loading():
             return _open(PRESETS[source.preset], places, device, dtype, source.name)
     with quiet_loading():
+        if source.kind == "onnx":
+            from vlseg.systems.onnx_model import load_onnx
+
+            return load_onnx(source.location, device, dtype, source.name)
         from vlseg.systems.native import NativeSystem
 
         return NativeSystem.from_pretrained(source.location, device, dtype, source.name)
@@ -154,6 +158,8 @@ def _folder(name: str, path: Path) -> Source:
     if (path / OPEN_CLIP_CONFIG).exists():
         return Source(name, "preset", str(path), "open_clip", (str(path),))
     _check_folder(path)
+    if (path / ONNX_SHAPES).exists():
+        return Source(name, "onnx", str(path))
     kind = model_type(path)
     preset = preset_of_type(kind)
     if preset is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vlseg.models.modeling import VLSegModel
+from vlseg.models.path_head import codec_of
 from vlseg.training.config import AdapterSection, Place, TrainConfig
 from vlseg.types import VLSegError
 
@@ -74,12 +75,13 @@ def attach(model: VLSegModel, config: TrainConfig, new: Sequence[str] = (), roun
     names = [name for name in names if not any(part in name for part in section.leave_out)]
     if not names:
         raise VLSegError(f"adapter.where: no linear layer of {', '.join(section.where)} is left to adapt")
+    paths = config.paths.on or config.reinforce.on
     common: dict[str, Any] = {
         "target_modules": [name for name in names if name not in set(rounded)],
         "lora_alpha": section.alpha,
         "lora_dropout": section.dropout,
         "modules_to_save": whole,
-        "trainable_token_indices": token_rows(model, config.paths.on) if section.tokens else None,
+        "trainable_token_indices": token_rows(model, paths) if section.tokens else None,
     }
     if rounded and section.dropout:
         raise VLSegError("adapter.dropout: must be 0 with qat, where adapters are added to the weights themselves")
@@ -123,17 +125,19 @@ def token_rows(model: VLSegModel, paths: bool = False) -> dict[str, list[int]]:
     The tokens are predicted, never fed, so what learns are the rows of the language model's head; a plain list would
     mean the embedding, which gets no gradient. Where both are one matrix, the head's rows stand for both.
 
-    paths: those of the path tokens, too, which are fed as well; raises VLSegError where both are one matrix, for then
-    the embedding would not see what the head has learned.
+    paths: those of the path tokens, too, which are fed as well; raises VLSegError for a model without path mode, and
+    where both are one matrix, for then the embedding would not see what the head has learned.
     """
     ids = [model.config.seg_token_id, model.config.rej_token_id]
     names = {id(module): name for name, module in model.named_modules()}
     embedding, head = model.vlm.get_input_embeddings(), model.vlm.get_output_embeddings()
     if paths:
+        codec_of(model.config)  # says so where there is no path mode
         if embedding.weight is head.weight:
             raise VLSegError(
-                "paths.on with adapters: this language model's embedding is its head, whose rows adapters cannot train "
-                "for both; train the model whole (adapter=none), or another one"
+                "path tokens with adapters: this language model's embedding is its head, whose rows adapters cannot "
+                "train for both; train the model whole (adapter=none), leave all rows of tokens as they are "
+                "(adapter.tokens=false), or take another model"
             )
         first = model.config.paths["first"]
         ids += range(first, first + len(model.path_grammar))
@@ -171,7 +175,7 @@ class GradientWatch:
         self.patience, self.steps, self.gradient = patience, 0, gradient
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.waiting = {name: p for name, p in trained if "lora_" in name or "trainable_tokens_delta" in name}
-        # Rows of the embedding are fed only in sequences that hold the tokens; today none does.
+        # Rows of the embedding are fed only in sequences that hold the tokens, which only paths do.
         self.waiting = {n: p for n, p in self.waiting.items() if not ("token_adapter" in n and "embed" in n)}
 
     def look(self) -> None:
@@ -183,7 +187,12 @@ class GradientWatch:
             found = self.gradient(parameter)
             if found is not None and bool(found.any()):
                 del self.waiting[name]
-        if self.waiting and self.steps >= self.patience:
+        if self.steps >= self.patience:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Also at the end of a run shorter than patience. Raises VLSegError where something had no gradient so far."""
+        if self.patience and self.waiting and self.steps > 1:  # in its first step half of LoRA's factors have none
             some = ", ".join(list(self.waiting)[:3])
             raise VLSegError(
                 f"{len(self.waiting)} adapter weights have had no gradient in {self.steps} steps and never learn "

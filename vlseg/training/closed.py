@@ -173,7 +173,7 @@ class ClosedTrainer(Trainer):
         """Validate the averaged weights, draw their answers, log, and keep the best ones. Every rank must call it."""
         if self.val is None:
             return
-        better = torch.zeros((), device=self.accelerator.device)
+        better, scores = torch.zeros((), device=self.accelerator.device), dict[str, float]()
         system = self.system()
         with self.ema.applied():
             if score:
@@ -186,7 +186,6 @@ class ClosedTrainer(Trainer):
                     self.journal.write({"step": self.step, "val": {k: round(v, 4) for k, v in scores.items()}})
                     self.presence = fitting(cases)
                     if scores.get("mIoU", 0.0) > self.best:
-                        self.best = scores["mIoU"]
                         better += 1
             if draw and self.main:
                 sheet = validation.answer_grid(system, self.val)
@@ -194,7 +193,9 @@ class ClosedTrainer(Trainer):
                     self.journal.picture("grids", sheet, self.step)
         self.core.train()
         if self.accelerator.reduce(better, "sum") > 0:
-            self.export("best")
+            with self.journal.going_on("best"):
+                self.export("best")
+                self.best = scores.get("mIoU", self.best)  # else the next good ones are kept
         self.accelerator.wait_for_everyone()
 
 

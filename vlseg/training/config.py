@@ -154,22 +154,24 @@ class PathSection:
     """Path mode: the model also learns to write masks as paths of tokens (`vlseg/models/path_head.py`).
 
     grid, box_bins, joint, curves: of the codec (`vlseg/masks/path_codec.py`). max_tokens: of the longest path, in
-    training and after it. price: IoU that one more token of a target must bring. effort: of the search for targets.
-    share: of the queries that have a target, those that learn a path in a step; a path makes its query twice as long.
-    box: how answers begin: "written", all of a path is the model's; "mask", with the box of the query's mask. A
-    checkpoint that has path mode already keeps its codec, and goes on learning it only where this is on.
+    training and after it. box: how answers begin: "written", all of a path is the model's; "mask", with the box of the
+    query's mask. What is left null stays as the model has it; a model without path mode gets the codec's own defaults,
+    128 tokens and "written". The codec of a model that has path mode cannot be changed.
+    price: IoU that one more token of a target must bring. effort: of the search for targets. share: of the queries that
+    have a target, those that learn a path in a step; a path makes its query twice as long.
+    A model that has path mode goes on learning it only where this is on; the log says so where it is off.
     """
 
     on: bool = False
-    grid: int = 64
-    box_bins: int = 1024
-    joint: bool = True
-    curves: bool = False
-    max_tokens: int = 128
+    grid: int | None = None
+    box_bins: int | None = None
+    joint: bool | None = None
+    curves: bool | None = None
+    max_tokens: int | None = None
+    box: Literal["written", "mask"] | None = None
     price: float = 1e-3
     effort: Literal["fast", "thorough"] = "fast"
     share: float = 1.0
-    box: Literal["written", "mask"] = "written"
 
 
 @dataclass

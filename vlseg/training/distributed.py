@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import logging
 import os
 import warnings
@@ -13,13 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 from transformers.integrations import unset_hf_deepspeed_config
 
-from vlseg.models.precision import QUANTISED
 from vlseg.training.adapters import base_of
 from vlseg.training.config import Sharding, TrainConfig
+from vlseg.training.refusals import refuse
 from vlseg.types import VLSegError
 
 # One rank may validate, or write a large checkpoint, while the others wait.
@@ -38,8 +40,13 @@ def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
     """This process's Accelerator. Raises VLSegError for settings that do not go together, for lost processes."""
     sharding = asked_sharding()
     refuse(config, sharding)
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
     trackers: Any = [name for name in config.trackers if name != "tensorboard"]
+    for name in trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            close = difflib.get_close_matches(str(name), list(LOGGER_TYPE_TO_CLASS), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(LOGGER_TYPE_TO_CLASS)}"
+            raise VLSegError(f"trackers: Accelerate knows no {name}; {hint}")
     options: dict[str, Any] = {
         "log_with": trackers or None,
         "project_dir": config.out,
@@ -60,7 +67,7 @@ def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
         accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu, **options)
     lost = [name for name in trackers if name not in {str(getattr(t, "value", t)) for t in accelerator.log_with}]
     if lost:
-        raise VLSegError(f"trackers: {lost[0]} is not installed, or Accelerate does not know it; pip install {lost[0]}")
+        raise VLSegError(f"trackers: {lost[0]} is not installed; pip install {lost[0]}")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise VLSegError(f"{started} processes were started, and {accelerator.num_processes} found each other")
@@ -68,40 +75,6 @@ def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
     if wanted is not None and accelerator.distributed_type != wanted:
         raise VLSegError(f"{sharding} was asked for, and Accelerate came up as {accelerator.distributed_type.value}")
     return accelerator, sharding
-
-
-def refuse(config: TrainConfig, sharding: Sharding) -> None:
-    """Raises VLSegError, in one line, for what is known not to work; elsewhere much of it fails without a word."""
-    adapter, base = config.adapter.kind, config.model.base
-    if base != "float32" and adapter == "none":
-        raise VLSegError(f"model.base={base} is for frozen weights: choose adapter.kind, or model.base=float32")
-    if base == "bfloat16" and config.mixed_precision != "bf16":
-        raise VLSegError("model.base=bfloat16 needs mixed_precision=bf16")
-    if base in QUANTISED and sharding in ("zero3", "fsdp2"):
-        raise VLSegError(
-            f"model.base={base} under {sharding}: quantised weights cannot be sharded; use --launch ddp or zero2"
-        )
-    if adapter == "adalora" and sharding != "none":
-        raise VLSegError(
-            f"adapter=adalora under {sharding}: pruning needs every gradient whole; use --launch ddp, or adapter=lora"
-        )
-    if config.optim.matrix_lr and sharding != "none":
-        raise VLSegError(
-            f"optim.matrix_lr under {sharding}: Muon needs whole matrices; use --launch ddp, or 0 for AdamW"
-        )
-    if config.optim.matrix_lr and adapter == "adalora":
-        raise VLSegError("optim.matrix_lr with AdaLoRA: Muon spends the gradients that pruning reads; set it to 0")
-    if config.optim.ema and sharding in ("zero2", "zero3"):
-        raise VLSegError(f"optim.ema under {sharding}: the average needs whole weights; set optim.ema=0")
-    if config.warmup.steps and sharding != "none":
-        raise VLSegError(f"warmup.steps under {sharding}: warm the towers up with --launch ddp")
-    if config.qat.kind != "none":
-        if adapter == "adalora":
-            raise VLSegError("qat with adalora: prune first, then round; see configs/train/adalora-qat.yaml")
-        if base in QUANTISED:
-            raise VLSegError(f"qat with model.base={base}: the weights are rounded already; use model.base=float32")
-        if adapter != "none" and sharding != "none":
-            raise VLSegError(f"qat with adapters under {sharding}: the weights must be whole; use --launch ddp")
 
 
 def _flag(name: str) -> bool:

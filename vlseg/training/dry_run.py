@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from vlseg.metrics.cost import peak_memory
 from vlseg.training.adapters import count_parameters
+from vlseg.training.chain import first_run
 from vlseg.training.closed import ClosedTrainer
 from vlseg.training.config import Sharding, TrainConfig
 from vlseg.training.loop import Trainer, trainer
+from vlseg.training.optimizer import kind_of
 from vlseg.training.samples import SampleBatches
 
 MEASURED = 3  # steps, after one that is not timed
@@ -42,11 +45,13 @@ class Memory:
 def memory_of(model: nn.Module, ema: float, muon: bool = False) -> Memory:
     """What the weights take as they are held, and what AdamW in float32 adds for those that are trained.
 
-    muon: matrices have one moment instead of two; counted as if all were matrices.
+    muon: matrices follow it (`optim.matrix_lr`), with one moment instead of two.
     """
     weights = sum(_bytes(p) for p in model.parameters()) + sum(b.numel() * b.element_size() for b in model.buffers())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Memory(weights, 4 * trained, (4 if muon else 8) * trained, 4 * trained if ema else 0)
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = sum(p.numel() for _, p in learning)
+    moments = sum(p.numel() * (4 if kind_of(name, p, muon) == "matrix" else 8) for name, p in learning)
+    return Memory(weights, 4 * trained, moments, 4 * trained if ema else 0)
 
 
 def _bytes(parameter: nn.Parameter) -> int:
@@ -63,6 +68,8 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
     sharding, processes: how the run is meant to be spread; memory is computed for it, time is that of one process here.
     """
     out, config.warmup.steps, config.trackers = config.out, 0, []
+    before = first_run(config)
+    first, first_line = (0.0, "") if before is None else first_of(before, sharding, processes)
     with tempfile.TemporaryDirectory() as folder:
         config.out = folder
         run = trainer(config)
@@ -72,7 +79,7 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
         trained, total = (sum(c[i] for c in counts.values()) for i in (0, 1))
         lines.append(f"parameters: {trained:,} trained of {total:,} ({trained / total:.2%})")
         lines += [f"  {part:<14} {t:>14,} of {n:>14,}" for part, (t, n) in counts.items()]
-        memory = memory_of(run.plain, config.optim.ema)
+        memory = memory_of(run.plain, config.optim.ema, bool(config.optim.matrix_lr))
         lines.append(
             f"memory: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, optimizer "
             f"{_gib(memory.optimizer)}, average {_gib(memory.average)}"
@@ -91,11 +98,25 @@ def dry_run(config: TrainConfig, sharding: Sharding = "none", processes: int = 1
         if isinstance(run.feed, SampleBatches):
             lines += [f"data: {name}: {times:.3g} times" for name, times in run.feed.epochs().items()]
         lines.append(f"steps: {config.steps:,}, {images:.0f} pictures and {queries:.0f} expressions each")
-        total_time = _clock(seconds * config.steps)
-        lines.append(f"time: {seconds:.2f} s a step in one process here (measured), {total_time} in all")
-        if config.first:
-            lines.append(f"first: a run of {config.first.get('steps', config.steps):,} steps goes before this one")
+        if first_line:
+            lines.append(first_line)
+        whole = f"{_clock(seconds * config.steps + first)} in all{', the first run included' if first_line else ''}"
+        lines.append(f"time: {seconds:.2f} s a step in one process here (measured), {whole}")
     return "\n".join(lines)
+
+
+def first_of(config: TrainConfig, sharding: Sharding, processes: int) -> tuple[float, str]:
+    """The seconds of the run that goes before another, and a line on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.out = folder
+        run = trainer(config)
+        memory = memory_of(run.plain, config.optim.ema, bool(config.optim.matrix_lr)).on(sharding, processes)
+        seconds = measure(run)[0]
+    AcceleratorState._reset_state()  # the next run may want other plugins
+    return seconds * config.steps, (
+        f"first: a run of {config.steps:,} steps goes before this one, {seconds:.2f} s a step (measured), "
+        f"{_gib(memory)} and the activations on each process (computed)"
+    )
 
 
 def parts_of(net: nn.Module) -> dict[str, tuple[int, int]]:

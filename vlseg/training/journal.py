@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vlseg.config import to_dict
+from vlseg.data.files import whole_file
 from vlseg.training.checkpoint import append_line
 from vlseg.training.config import TrainConfig
+from vlseg.training.storage import unwritten
 
 
 class Journal:
@@ -25,13 +28,15 @@ class Journal:
         self.out, self.main, self.accelerator = out, main, accelerator
         self.board: Any = None
         self.bar: Any = None
+        self.lost: set[str] = set()  # what could not be written, as far as it was told
 
     def open(self, first: int, config: TrainConfig) -> None:
         """Begin to log a run that has done `first` steps."""
         if self.main and "tensorboard" in config.trackers:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(self.out / "tensorboard"))
+            with self.going_on("tensorboard"):  # what a run that was killed told of later steps goes
+                self.board = SummaryWriter(str(self.out / "tensorboard"), purge_step=first + 1 if first else None)
         if self.accelerator is not None and set(config.trackers) - {"tensorboard"}:
             self.accelerator.init_trackers("vlseg", flattened(to_dict(config)))
         quiet = not (self.main and sys.stderr.isatty())
@@ -40,31 +45,57 @@ class Journal:
     def say(self, text: str) -> None:
         """One line on stderr, without breaking a progress bar."""
         if self.main:
-            tqdm.write(text, file=sys.stderr)
+            with contextlib.suppress(OSError):  # a log file on a full disk: nobody is left to tell
+                tqdm.write(text, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Around the writing of something that a run can do without: that it failed is told once, and the run goes on.
+
+        what: its name. Errors of other kinds are raised (see `storage.unwritten`).
+        """
+        try:
+            yield
+        except Exception as error:
+            reason = unwritten(error)
+            if reason is None:
+                raise
+            if what not in self.lost:
+                self.lost.add(what)
+                self.say(f"{self.out / what}: cannot be written ({reason}); going on without")
+
+    def on_board(self, work: Callable[[Any], Any]) -> None:
+        """`work` with TensorBoard's writer, where there is one; one that has failed stays broken, and is dropped."""
+        board, self.board = self.board, None
+        if board is not None:
+            with self.going_on("tensorboard"):
+                work(board)
+                self.board = board
 
     def write(self, record: dict[str, Any]) -> None:
         """One record, with its "step", to all; nested ones such as "val" are flattened but in metrics.jsonl."""
         if not self.main:
             return
-        append_line(self.out / "metrics.jsonl", record)
+        with self.going_on("metrics.jsonl"):
+            append_line(self.out / "metrics.jsonl", record)
         flat = flattened(record)
         step = flat.pop("step")
-        for key, value in flat.items():
-            if self.board:
-                self.board.add_scalar(key, value, step)
+        self.on_board(lambda board: [board.add_scalar(key, value, step) for key, value in flat.items()])
         if self.accelerator is not None and self.accelerator.trackers:
-            self.accelerator.log(flat, step=step)
+            with self.going_on("trackers"):
+                self.accelerator.log(flat, step=step)
         if not sys.stderr.isatty():
             shown = {k: (round(v, 4) if isinstance(v, float) else v) for k, v in flat.items()}
-            print(f"step={step} " + " ".join(f"{k}={v}" for k, v in shown.items()), file=sys.stderr, flush=True)
+            self.say(f"step={step} " + " ".join(f"{k}={v}" for k, v in shown.items()))
 
     def picture(self, name: str, image: Any, step: int) -> None:
         """A PIL image as `name/step-N.png`, and to TensorBoard."""
-        folder = self.out / name
-        folder.mkdir(exist_ok=True)
-        image.save(folder / f"step-{step}.png")
-        if self.board:
-            self.board.add_image(name, np.asarray(image), step, dataformats="HWC")
+        with self.going_on(name):
+            folder = self.out / name
+            folder.mkdir(exist_ok=True)
+            with whole_file(folder / f"step-{step}.png") as file:
+                image.save(file, "PNG")
+        self.on_board(lambda board: board.add_image(name, np.asarray(image), step, dataformats="HWC"))
 
     def advance(self, note: str | None = None) -> None:
         """A step is done."""
@@ -76,10 +107,10 @@ class Journal:
         """The end of the run."""
         if self.bar is not None:
             self.bar.close()
-        if self.board:
-            self.board.close()
+        self.on_board(lambda board: board.close())
         if self.accelerator is not None and self.accelerator.trackers:
-            self.accelerator.end_training()
+            with self.going_on("trackers"):
+                self.accelerator.end_training()
 
 
 def flattened(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

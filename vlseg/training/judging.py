@@ -26,7 +26,7 @@ def judge(run: Trainer, score: bool, draw: bool) -> None:
 
     Leaves a calibration of the presence score in `run.presence`, where there were cases enough.
     """
-    better = torch.zeros((), device=run.accelerator.device)
+    better, scores = torch.zeros((), device=run.accelerator.device), dict[str, float]()
     with run.ema.applied(), reading(run) as system:
         if score:
             cases = _cases(run, system)
@@ -36,14 +36,15 @@ def judge(run: Trainer, score: bool, draw: bool) -> None:
                 if run.val is not None:
                     run.presence = validation.calibrated(cases, run.core.config.presence)
                 if scores.get("mIoU", 0.0) > run.best:
-                    run.best = scores["mIoU"]
                     better += 1
         if draw and run.val is not None and run.main and system is not None:
             sheet = validation.answer_grid(system, run.val)
             if sheet is not None:
                 run.journal.picture("grids", sheet, run.step)
     if run.accelerator.reduce(better, "sum") > 0:
-        export(run, "best")
+        with run.journal.going_on("best"):
+            export(run, "best")
+            run.best = scores.get("mIoU", run.best)  # else the next good ones are kept
     run.accelerator.wait_for_everyone()
 
 

@@ -45,6 +45,12 @@ def launch(config: TrainConfig, again: list[str], file: Path, processes: int | N
             )
         call = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", str(count)]
         os.execv(sys.executable, [sys.executable, *call, "-m", "vlseg.cli", "train", *again])
+    machines = int(settings.get("num_machines", 1))
+    if machines > 1:
+        raise VLSegError(
+            f"{file}: num_machines: {machines}; on CPUs vlseg starts the processes of one machine only: start torchrun "
+            "on each (examples/torchrun.sh)"
+        )
     os.environ.update(variables(settings))
     if count == 1 and settings["distributed_type"] in ("NO", "MULTI_GPU", "MULTI_CPU"):
         return run_rank(config)
@@ -54,7 +60,7 @@ def launch(config: TrainConfig, again: list[str], file: Path, processes: int | N
 def variables(settings: dict[str, Any]) -> dict[str, str]:
     """The environment variables by which `accelerate launch` would hand an accelerate config on."""
     kind = settings["distributed_type"]
-    out: dict[str, str] = {}
+    out = {"ACCELERATE_USE_CPU": "true"} if settings.get("use_cpu") else {}
     if kind == "FSDP":
         out["ACCELERATE_USE_FSDP"] = "true"
         for key, value in settings.get("fsdp_config", {}).items():

@@ -17,20 +17,23 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vlseg.config import dump_yaml
+from vlseg.data.files import write_whole
 from vlseg.models.cpu_speed import prefer_eager_attention, prefer_float32_depthwise
+from vlseg.models.modeling import VLSegModel
 from vlseg.training import qat, state
 from vlseg.training.adapters import GradientWatch, attach, base_fingerprint
 from vlseg.training.batches import Batch
 from vlseg.training.chain import first_run
 from vlseg.training.checkpoint import Ema, append_line, step_folders
 from vlseg.training.config import TrainConfig
-from vlseg.training.distributed import Engine, layer_classes, make_accelerator
+from vlseg.training.distributed import Engine, asked_sharding, layer_classes, make_accelerator
 from vlseg.training.journal import Journal, summarised
 from vlseg.training.judging import judge
 from vlseg.training.optimizer import build_optimizer
 from vlseg.training.outcome import finish
 from vlseg.training.paths import PathTargets
 from vlseg.training.phrases import phrases
+from vlseg.training.refusals import refuse_all
 from vlseg.training.samples import SampleBatches
 from vlseg.training.sources import describe, open_feed, open_part
 from vlseg.training.start import build_model
@@ -70,6 +73,7 @@ class Trainer:
         if config.warmup.steps and not step_folders(self.out / "checkpoints"):
             self.keep_start()
             warm_up(config, self.core, self.processor, self.accelerator, self.log_warmup)
+        self.base = base_fingerprint(self.plain) if self.adapted else ""  # while its weights are whole
         self.engine = Engine(self.accelerator, self.plain, optimizer, config)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.ranks = None
@@ -86,7 +90,6 @@ class Trainer:
         self.phrases = None if table is None else table.to(self.accelerator.device)
         average = [p for p in self.plain.parameters() if p.requires_grad or not self.adapted]
         self.ema = Ema(average, config.optim.ema)
-        self.base = base_fingerprint(self.plain) if self.adapted and self.sharding == "none" else ""
         self.step, self.seen, self.best = 0, 0, -1.0
         self.presence: dict[str, float] | None = None  # calibration of the presence score by the last validation
         self.stop_signal: int | None = None
@@ -113,10 +116,12 @@ class Trainer:
             if recompute is not None:  # a tower of timm
                 recompute(True)
         if config.model.compile:
-            blocks = layer_classes(self.plain)
-            for module in self.core.modules():
-                if type(module).__name__ in blocks:
-                    module.compile()
+            names = layer_classes(self.plain)
+            blocks = [module for module in self.core.modules() if type(module).__name__ in names]
+            for module in blocks:
+                module.compile()
+            if not blocks:
+                self.journal.say("model.compile: this model names no repeated blocks; nothing is compiled")
 
     def keep_start(self) -> None:
         """Shape and vocabulary of this run, for every later start of it."""
@@ -128,7 +133,8 @@ class Trainer:
     def log_warmup(self, record: dict[str, Any]) -> None:
         """One line of the warm-up, to `warmup.jsonl` and stderr."""
         if self.main:
-            append_line(self.out / "warmup.jsonl", record)
+            with self.journal.going_on("warmup.jsonl"):
+                append_line(self.out / "warmup.jsonl", record)
             self.journal.say(" ".join(f"{k}={v}" for k, v in record.items()))
 
     # data ------------------------------------------------------------------------------------------------------------
@@ -151,12 +157,16 @@ class Trainer:
         """Train to the end. A signal saves first; raises `Stopped` after an interrupted run was saved."""
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "config.yaml").write_text(dump_yaml(self.config))
+            write_whole(self.out / "config.yaml", dump_yaml(self.config))
         self.keep_start()
         state.resume(self)
         for line in describe(self.feed):
             self.journal.say(line)
+        if self.forgets_paths():
+            self.journal.say("paths: this run does not train the model's path mode (paths.on=true does)")
         self.journal.open(self.step, self.config)
+        if self.config.grid_every and self.val is None:
+            self.journal.say("grid_every: nothing is drawn without data.val")
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.train()
@@ -201,6 +211,11 @@ class Trainer:
                 self.journal.say(f"stopped by {by} at step {self.step}; the same command goes on from here")
                 raise Stopped
 
+    def forgets_paths(self) -> bool:
+        """Whether the model writes paths and this run moves its weights without a loss of theirs."""
+        learns = self.config.paths.on or self.config.reinforce.on
+        return isinstance(self.core, VLSegModel) and bool(self.core.config.paths) and not learns
+
     def judge(self, score: bool, draw: bool) -> None:
         """See `judging.judge`."""
         judge(self, score, draw)
@@ -243,6 +258,7 @@ def following(stream: Iterator[Batch]) -> Batch:
 def train(config: TrainConfig) -> None:
     """Run a training configuration in this process (one rank), first the run that it begins with, if any."""
     before = first_run(config)
+    refuse_all(config, asked_sharding())  # the second run's reasons, too, before the first takes its time
     if before is not None:
         if not (Path(before.out) / "final").exists():
             train(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.adapters import ADAPTER, base_of
 from vlseg.types import VLSegError
+
+BASE = "base.json"  # beside an adapter: how the weights it was trained on were held
+
+
+def base_kind(model: nn.Module) -> str:
+    """How the language model's layers are held: "nf4", "int8" or "float"."""
+    if any(type(module).__name__ == "Linear4bit" for module in model.modules()):
+        return "nf4"
+    return "int8" if any("torchao" in type(p).__module__ for p in model.parameters()) else "float"
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -208,7 +218,8 @@ def settings_of(model: Any) -> Any:
 def save_adapter(model: nn.Module, packed: tuple[dict[str, Any], dict[str, torch.Tensor]], folder: Path) -> None:
     """Write what `adapter_state` gave as a PEFT folder, which peft itself can load on the base.
 
-    Raises VLSegError where the rows of the control tokens are trained and not among the tensors.
+    `BASE` in it tells how the base was held, which decides what the adapter is merged into. Raises VLSegError where
+    the rows of the control tokens are trained and not among the tensors.
     """
     from peft import LoraConfig
     from safetensors.torch import save
@@ -233,3 +244,4 @@ def save_adapter(model: nn.Module, packed: tuple[dict[str, Any], dict[str, torch
     folder.mkdir(parents=True, exist_ok=True)
     written.save_pretrained(str(folder))
     write_whole(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
+    write_whole(folder / BASE, json.dumps({"base": base_kind(base_of(model))}) + "\n")

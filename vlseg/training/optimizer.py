@@ -21,7 +21,7 @@ def build_optimizer(model: nn.Module, optim: OptimSection) -> torch.optim.Optimi
     scaled = optim.head_scale != 1.0
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = _kind(name, parameter, bool(optim.matrix_lr))
+            kind = kind_of(name, parameter, bool(optim.matrix_lr))
             head = scaled and any(part in name for part in HEAD)
             groups.setdefault((kind, head), []).append(parameter)
     base = {"matrix": optim.matrix_lr, "rows": optim.lr * optim.embedding_scale}
@@ -44,7 +44,8 @@ def build_optimizer(model: nn.Module, optim: OptimSection) -> torch.optim.Optimi
     return optimizer(arguments, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True)
 
 
-def _kind(name: str, parameter: nn.Parameter, muon: bool) -> str:
+def kind_of(name: str, parameter: nn.Parameter, muon: bool) -> str:
+    """Which rule a parameter follows: "rows" (of tokens), "matrix" (Muon's), "free" of decay, or "decay"."""
     if "embed_tokens" in name or "token_adapter" in name:
         return "rows"
     if muon and is_matrix(name, parameter):

@@ -10,6 +10,7 @@ import torch
 
 from vlseg.training import merge, qat
 from vlseg.training.samples import SampleBatches
+from vlseg.training.storage import unwritten
 from vlseg.types import VLSegError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def export(run: Trainer, name: str) -> None:
 
     It is a checkpoint that `Segmenter` loads, in `config.export_dtype`. With adapters they are merged in it, and
     lie in its `adapter/` as a PEFT folder; of the best weights during such a run the adapter alone is kept.
-    Raises VLSegError where it cannot be written.
+    Raises what the disk had to say (see `storage.unwritten`), and leaves what was there.
     """
     with run.ema.applied():
         packed = merge.adapter_state(run.plain) if run.adapted else None
@@ -40,17 +41,29 @@ def export(run: Trainer, name: str) -> None:
             merge.save_adapter(run.plain, packed, partial / "adapter")
         shutil.rmtree(run.out / name, ignore_errors=True)
         os.replace(partial, run.out / name)
-    except OSError as error:
-        reason = error.strerror or error
-        raise VLSegError(f"{run.out / name}: cannot be written ({reason}); the checkpoints are whole") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def finish(run: Trainer) -> None:
-    """Write what is left of a run that has done all its steps. Every rank must call it."""
-    export(run, "final")
+    """Write what is left of a run that has done all its steps. Every rank must call it.
+
+    Raises VLSegError where `final/` cannot be written, and for adapters that never had a gradient.
+    """
+    if run.watch is not None:
+        run.watch.conclude()
+    try:
+        export(run, "final")
+    except Exception as error:
+        reason = unwritten(error)
+        if reason is None:
+            raise
+        raise VLSegError(f"{run.out / 'final'}: cannot be written ({reason}); the checkpoints are whole") from error
     if run.main and run.ranks:
-        run.ranks.plot(run.out / "ranks.png")
+        with run.journal.going_on("ranks.png"):
+            run.ranks.plot(run.out / "ranks.png")
     if run.main and run.rounded and run.config.qat.measure:
         data = run.val or (run.feed.sources[0].data if isinstance(run.feed, SampleBatches) else None)
-        run.journal.say(qat.measure_run(run.out, run.rounded, run.config.qat, data, run.config.data.val_limit))
+        with run.journal.going_on("quantised"):
+            run.journal.say(qat.measure_run(run.out, run.rounded, run.config.qat, data, run.config.data.val_limit))
     run.accelerator.wait_for_everyone()

@@ -11,7 +11,7 @@ from vlseg.losses.mask import IGNORE
 from vlseg.masks.path_codec import EffortName, PathCodec
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.modeling import VLSegModel
-from vlseg.models.path_head import add_paths, codec_of, pack_paths
+from vlseg.models.path_head import CODEC, MAX_TOKENS, add_paths, codec_of, pack_paths
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.batches import Batch
 from vlseg.training.config import PathSection
@@ -21,10 +21,15 @@ _DEARER = (3.0, 9.0, 27.0, 81.0)
 
 
 def learn_paths(model: VLSegModel, processor: VLSegProcessor, section: PathSection) -> None:
-    """Give a model the path tokens that a run asks for; in place. Raises VLSegError as `add_paths`."""
-    codec = PathCodec(section.grid, section.box_bins, section.joint, section.curves)
-    add_paths(model, processor, codec, section.max_tokens)
-    model.config.paths["box"] = section.box
+    """Give a model the path tokens that a run asks for; in place. What the section leaves open stays as the model has
+    it, or is the default. Raises VLSegError as `add_paths`."""
+    codec, own = PathCodec(), model.config.paths
+    settings = {name: getattr(codec, name) for name in CODEC} | {"max_tokens": MAX_TOKENS, "box": "written"}
+    for name in settings:
+        asked = getattr(section, name)
+        settings[name] = own.get(name, settings[name]) if asked is None else asked
+    add_paths(model, processor, PathCodec(**{name: settings[name] for name in CODEC}), settings["max_tokens"])
+    model.config.paths["box"] = settings["box"]
 
 
 def short_paths(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -156,7 +157,14 @@ def measure_run(out: Path, names: Sequence[str], section: QatSection, data: Data
     data: on whose pictures they are timed and scored; without it only bytes are told.
     """
     folders = {"float": out / "final", "quantised": out / "quantised"}
-    quantise(folders["float"], names, section, folders["quantised"])
+    partial = out / ".quantised.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        quantise(folders["float"], names, section, partial)
+        shutil.rmtree(folders["quantised"], ignore_errors=True)
+        os.replace(partial, folders["quantised"])
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     entries: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
         model = VLSegModel.from_pretrained(folder, dtype=torch.float32)

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlseg.config import describe, dump_yaml, load
+from vlseg.config import describe, dump_yaml, load, to_dict
+from vlseg.data.files import write_whole
 from vlseg.losses.refine import iou_of, refine_loss
 from vlseg.models.cpu_speed import prefer_float32_depthwise
 from vlseg.models.refiner import Refiner, RefinerConfig, start_trunk
+from vlseg.systems.devices import pick_device
 from vlseg.training.checkpoint import Ema, append_line, drop_lines_after, load_newest, save
 from vlseg.training.config import OptimSection
 from vlseg.training.optimizer import build_optimizer
@@ -40,8 +42,9 @@ def _optim() -> OptimSection:
 
 @dataclass
 class RefineTraining:
-    """A run. start: folder of a `VLSegModel` with the same tower, whose trunk is taken; "": random weights.
+    """A run, on the first GPU where there is one.
 
+    start: folder of a `VLSegModel` with the same tower, whose trunk is taken; "": random weights.
     batch: crops a step; sizes: sides in pixels of the crops, one drawn a step; iterations: how many are run, one number
     drawn a step. rollouts: folders of examples that `rollouts` has written, rollout_share: theirs of every batch.
     """
@@ -66,11 +69,16 @@ class RefineTraining:
 
 @dataclass
 class RolloutRun:
-    """Roll-outs to write. data: as of `vlseg data info`; model: folder of a checkpoint, or a name."""
+    """Roll-outs to write. data: as of `vlseg data info`; model: folder of a checkpoint, or a name.
+
+    temperature: above 0, with mode=path, paths are drawn at it, which depends on the seed; 0: the likeliest ones.
+    """
 
     out: str = "runs/rollouts"
     model: str = "vlseg-mini"
     mode: str = "mask"
+    temperature: float = 0.0
+    seed: int = 0
     data: str = "sprites?n=200&seed=12&size=256x256&queries=8"
 
 
@@ -88,7 +96,7 @@ class RefinerTrainer:
         if config.start:
             start_trunk(self.model, _weights(Path(config.start)))
         prefer_float32_depthwise(self.model)
-        self.model.to(memory_format=torch.channels_last)
+        self.model.to(pick_device(None)).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.ema = Ema(self.model.parameters(), config.optim.ema)
         self.pool = [example for folder in config.rollouts for example in load_examples(Path(folder))]
@@ -108,7 +116,7 @@ class RefinerTrainer:
         config, random = self.config, np.random.default_rng((self.config.seed, self.step, 2))
         at = replace(config.model, size=int(random.choice(config.sizes)))
         iterations = int(random.choice(config.iterations))
-        pixels, coarse, truth = crops(self.examples(self.step), at, random)
+        pixels, coarse, truth = (part.to(self.model.device) for part in crops(self.examples(self.step), at, random))
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         self.model.train()
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=config.bfloat16):
@@ -133,7 +141,7 @@ class RefinerTrainer:
         """Mean IoU, in cells of the crop, of unseen examples: coarse, and after 1, 2, 3 iterations of the averaged
         weights."""
         examples = scene_examples(VALIDATION_SEED, 0, CHECKED, size=(256, 256))
-        pixels, coarse, truth = crops(examples, self.config.model)
+        pixels, coarse, truth = (part.to(self.model.device) for part in crops(examples, self.config.model))
         self.model.eval()
         with self.ema.applied():
             steps = self.model(pixels, coarse, 3)
@@ -141,11 +149,14 @@ class RefinerTrainer:
         return {f"iou_{n}": round(float(iou_of(value, truth).mean()), 4) for n, value in enumerate(values)}
 
     def run(self) -> None:
-        """Train to the end and write `final/`."""
+        """Train to the end and write `final/`. Raises VLSegError in the folder of a run with other settings."""
         config = self.config
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        settings = self.out / "config.yaml"
         state = load_newest(self.out / "checkpoints", log=_say)
+        if state is not None:
+            check_same(load(RefineTraining, settings), config, settings)
+        write_whole(settings, dump_yaml(config))
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -182,6 +193,30 @@ class RefinerTrainer:
         _say(" ".join(f"{key}={value}" for key, value in record.items()))
 
 
+def check_same(begun: RefineTraining, config: RefineTraining, file: Path) -> None:
+    """Raises VLSegError, in one line, where a run that has begun would go on with other settings.
+
+    begun: those it began with, read from `file`. What moves no weight may change, and the number of steps.
+    """
+    free = ("out", "steps", "threads", "log_every", "eval_every", "save_every")
+    were, are = _by_key(begun), _by_key(config)
+    other = [f"{key}={were[key]}, now {are[key]}" for key in are if key not in free and were[key] != are[key]]
+    if other:
+        raise VLSegError(
+            f"{file}: this run began with {'; '.join(other[:3])}; go on with the settings it began with, or choose "
+            "another folder with out="
+        )
+    if begun.steps != config.steps:
+        _say(f"steps={config.steps}, where the run began with {begun.steps}: the schedule is that of the former now")
+
+
+def _by_key(config: RefineTraining) -> dict[str, Any]:
+    """All values by the names that overrides give them."""
+    tree = to_dict(config)
+    inner = {f"{part}.{key}": value for part in ("model", "optim") for key, value in tree.pop(part).items()}
+    return {**tree, **inner}
+
+
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -201,7 +236,8 @@ def _write_rollouts(config: RolloutRun) -> int:
         system = load_system(config.model)
     if config.mode not in system.modes:
         raise VLSegError(f"mode={config.mode}: {system.name} has {', '.join(system.modes)}")
-    return save_examples(rollouts(system, open_dataset(config.data), config.mode), Path(config.out))
+    found = rollouts(system, open_dataset(config.data), config.mode, config.temperature, config.seed)
+    return save_examples(found, Path(config.out))
 
 
 def _say(text: Any) -> None:

@@ -18,8 +18,9 @@ from vlseg.data.images import open_image
 from vlseg.masks import rle as codec
 from vlseg.models.refiner import RefinerConfig
 from vlseg.models.refiner_crop import Window, cut_image, cut_mask
-from vlseg.systems.base import System
+from vlseg.systems.base import PathSystem, System
 from vlseg.training.refine_corruptions import KINDS, corrupt
+from vlseg.training.reinforce_rollouts import RollOut
 from vlseg.types import RLE, VLSegError
 from vlseg.worlds.draw import Draw
 from vlseg.worlds.render import SIZES
@@ -100,13 +101,21 @@ def _neighbours(scene: Scene, truth: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def rollouts(system: System, dataset: Dataset, mode: str = "mask") -> Iterator[Example]:
+def rollouts(
+    system: System, dataset: Dataset, mode: str = "mask", temperature: float = 0.0, seed: int = 0
+) -> Iterator[Example]:
     """A system's own masks (mode "mask" or "path") of the labelled queries of a data set, with their truth.
 
     Every query with a target is answered, whatever its presence score; answers that fail, and those of less than
-    `USELESS` IoU, are left out.
+    `USELESS` IoU, are left out. temperature: above 0 paths are drawn at it, the same ones for the same seed. Raises
+    VLSegError for a temperature below 0, and for one with a system or mode that draws nothing.
     """
+    if temperature < 0:
+        raise VLSegError(f"temperature={temperature}: must be at least 0")
+    if temperature and (mode != "path" or not isinstance(system, PathSystem)):
+        raise VLSegError(f"temperature={temperature}: only paths are drawn; use mode=path, or temperature=0")
     extra: dict[str, Any] = {} if mode == "mask" else {"mode": mode}
+    kind = f"{system.name}, {mode}" + (f" drawn at {temperature:g}" if temperature else "")
     for index in range(len(dataset)):
         sample = dataset[index]
         queries = [query for query in sample.queries if query.masks]
@@ -114,23 +123,26 @@ def rollouts(system: System, dataset: Dataset, mode: str = "mask") -> Iterator[E
             continue
         image, _ = open_image(sample.image)
         texts = [query.text for query in queries]
-        answers = system.segment_batch([image], [texts], presence_threshold=0.0, **extra)[0]
+        if temperature:
+            assert isinstance(system, PathSystem)
+            own = int(np.random.default_rng((seed, index)).integers(2**60))
+            parts = system.stream(image, texts, presence_threshold=0.0, temperature=temperature, seed=own)
+            answers = [part.answer for part in sorted(parts, key=lambda part: part.index) if part.done]
+        else:
+            answers = system.segment_batch([image], [texts], presence_threshold=0.0, **extra)[0]
         for query, answer in zip(queries, answers, strict=True):
             truth = codec.merge(query.masks or [])
             coarse = codec.union([segment.rle for segment in answer.segments], answer.size)
             if codec.iou([coarse], [truth])[0, 0] >= USELESS:
-                yield Example(image, coarse, truth, f"{system.name}, {mode}")
+                yield Example(image, coarse, truth, kind)
 
 
-def drawn_examples(drawn: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], kind: str) -> Iterator[Example]:
-    """Examples of images (H, W, 3) uint8 with a coarse and a true mask (H, W) bool, such as `reinforce_rollouts` gives.
-
-    Those of less than `USELESS` IoU are left out.
-    """
-    for image, coarse, truth in drawn:
-        example = Example(Image.fromarray(image), codec.encode(coarse), codec.encode(truth), kind)
-        if codec.iou([example.coarse], [example.truth])[0, 0] >= USELESS:
-            yield example
+def drawn_examples(drawn: Iterable[RollOut], kind: str) -> Iterator[Example]:
+    """Examples of what `reinforce_rollouts.roll_outs` gives; those of less than `USELESS` IoU are left out."""
+    for one in drawn:
+        coarse, truth = codec.encode(one.coarse), codec.encode(one.truth)
+        if codec.iou([coarse], [truth])[0, 0] >= USELESS:
+            yield Example(Image.fromarray(one.image), coarse, truth, kind)
 
 
 def save_examples(examples: Iterable[Example], folder: Path) -> int:

@@ -41,8 +41,9 @@ TRAINED = (*DECODER, "vlm.lm_head.")
 class Lesson:
     """A batch, its images encoded, and the paths that were drawn for it (None: no query of it has a target).
 
-    advantage, reference: (n,) float32, of every drawn token the advantage of its path and the log-probability before
-    all reinforcement. before: log-probabilities by the model that drew. told: sums over the paths, for the log.
+    advantage, reference: (n,) float32, of every token that the model chose the advantage of its path and the
+    log-probability before all reinforcement. before: log-probabilities by the model that drew. told: sums over the
+    paths, for the log; "written": the n.
     """
 
     batch: Batch
@@ -150,7 +151,7 @@ class Reinforcer(Trainer):
         device = self.accelerator.device
         better = advantages(torch.tensor([[path.reward for path in group] for group in worth], dtype=torch.float64))
         lesson.advantage = better.flatten().to(device)[drawn.path_of]
-        lesson.told = {"paths": float(better.numel())}
+        lesson.told = {"paths": float(better.numel()), "written": float(len(drawn.path_of))}
         for name in ("reward", "iou", "boundary", "tokens"):
             lesson.told[name] = float(sum(getattr(path, name) for group in worth for path in group))
         with torch.no_grad(), engine.autocast(), self.as_it_was() as before:
@@ -159,7 +160,7 @@ class Reinforcer(Trainer):
 
     def shared(self, lessons: list[Lesson], queries: float) -> dict[str, float]:
         """Sums over all ranks of what the lessons tell, and of the queries; sees whether to stop."""
-        names = ("paths", "reward", "iou", "boundary", "tokens")
+        names = ("paths", "written", "reward", "iou", "boundary", "tokens")
         mine = [sum(lesson.told[name] for lesson in lessons if lesson.told) for name in names]
         sums = torch.tensor(
             [*mine, queries, float(self.stop_signal is not None)], dtype=torch.float64, device=self.accelerator.device
@@ -171,7 +172,8 @@ class Reinforcer(Trainer):
     def backward(self, lessons: list[Lesson], told: dict[str, float]) -> dict[str, float]:
         """Gradients of one update, of all ranks; its losses over all ranks.
 
-        The objective is a mean over drawn tokens, the supervised losses means over queries, as in `optimizer_step`.
+        The objective is a mean over the tokens that the model chose, the supervised losses are means over queries, as
+        in `optimizer_step`.
         """
         section, engine, accelerator = self.config.reinforce, self.engine, self.accelerator
         device, ranks = accelerator.device, accelerator.num_processes
@@ -189,11 +191,11 @@ class Reinforcer(Trainer):
                 terms = policy_terms(
                     now, lesson.before, lesson.reference, lesson.advantage, section.clip, section.divergence
                 )
-                policy = terms.loss.sum() / told["tokens"]
+                policy = terms.loss.sum() / told["written"]
                 total = total + policy
                 sums["policy"] = sums["policy"] + policy.detach()
-                sums["divergence"] = sums["divergence"] + terms.divergence.sum() / told["tokens"]
-                sums["clipped"] = sums["clipped"] + terms.clipped.sum() / told["tokens"]
+                sums["divergence"] = sums["divergence"] + terms.divergence.sum() / told["written"]
+                sums["clipped"] = sums["clipped"] + terms.clipped.sum() / told["written"]
             if section.supervised:
                 batch = lesson.batch
                 with engine.autocast():
@@ -226,3 +228,5 @@ def refuse(config: TrainConfig) -> None:
         raise VLSegError("reinforce with adapter=adalora: its pruning reads supervised gradients; use adapter=lora")
     if config.warmup.steps:
         raise VLSegError("reinforce with warmup: towers are frozen here; set warmup.steps=0")
+    if config.paths.on:  # paths would be drawn behind the true ones
+        raise VLSegError("reinforce with paths.on=true: the model draws its paths itself here; set paths.on=false")

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from vlseg.models.modeling import ImageFeatures, VLSegModel
+from vlseg.models.modeling import ImageFeatures, VLSegModel, answering
 from vlseg.models.packing import Packed, pack_queries
 from vlseg.models.path_decoding import decode_paths
 from vlseg.models.path_head import codec_of, pack_paths
 from vlseg.models.processing import VLSegProcessor
+from vlseg.systems.native_paths import boxed_by_mask, mask_boxes
 from vlseg.training.batches import Batch
 from vlseg.training.paths import truths
 
@@ -35,6 +36,7 @@ class Drawn:
     paths: list[list[list[int]]]
     packed: Packed
     left: torch.Tensor
+    chosen: torch.Tensor
     path_of: torch.Tensor
     temperature: float
 
@@ -65,7 +67,8 @@ def draw(
     """Let the model draw `group` paths for each chosen query of a batch, all side by side over one cache.
 
     features: of the batch's images; chosen: at least one query, in order of the images. What is drawn depends on
-    `chance` alone. Raises VLSegError for a model without path mode.
+    `chance` alone. As in answers, a path begins with the box of the query's mask where the model's config says so.
+    Raises VLSegError for a model without path mode.
     """
     words, device = batch.packed, model.device
     rows: list[list[list[int]]] = [[] for _ in batch.pixels]
@@ -74,19 +77,33 @@ def draw(
     packed = pack_queries(rows, pad_id)
     query = {name: value.to(device) for name, value in packed.tensors().items()}
     cache = DynamicCache()
-    model.read_row(features, query["query_ids"], query["query_owner"], query["query_offset"], cache=cache)
+    seen, states = model.read(features, query["query_ids"], query["query_owner"], query["query_offset"], cache=cache)
+    begins: dict[tuple[int, int], list[int]] = {}
+    if boxed_by_mask(model.config):
+        once = answering(states, query["query_answers"])[:, ::group]  # the copies of a query have one mask
+        masks = model.mask_head(once, features.pixels, seen).logits
+        boxes = mask_boxes(masks, packed.valid[:, ::group].numpy(), codec_of(model.config))
+        begins = {(b, k * group + copy): box for (b, k), box in boxes.items() for copy in range(group)}
     seeds = [chance.integers(2**62, size=len(row)).tolist() for row in rows]
-    found = decode_paths(model, features, query, cache, packed.valid, temperature=temperature, seeds=seeds)
+    found = decode_paths(
+        model, features, query, cache, packed.valid, temperature=temperature, seeds=seeds, begins=begins
+    )
     paths = [[found[b, j] for j in range(len(row))] for b, row in enumerate(rows)]
     longer = pack_paths(rows, paths, model.config, pad_id)
+    assert longer.path_targets is not None
     flat = [path for row in paths for path in row]
-    lengths = torch.tensor([len(path) for path in flat])
+    given = [len(begins.get((b, j), ())) for b, row in enumerate(rows) for j in range(len(row))]
+    # Of all path tokens, in order of the rows: the path, and whether the model chose it.
+    path_of = torch.cat([torch.full((len(path),), i) for i, path in enumerate(flat)])
+    own = torch.cat([torch.arange(len(path)) >= count for path, count in zip(flat, given, strict=True)])
+    places = longer.path_targets >= 0
     return Drawn(
         list(chosen.values()),
         [flat[i : i + group] for i in range(0, len(flat), group)],
         Packed(*(value.to(device) for value in longer.tensors().values())),
         tokens_left(longer, model.config.paths["max_tokens"]).to(device),
-        torch.repeat_interleave(torch.arange(len(flat)), lengths).to(device),
+        places.masked_scatter(places, own).to(device),
+        path_of[own].to(device),
         temperature,
     )
 
@@ -100,17 +117,17 @@ def tokens_left(packed: Packed, most: int) -> torch.Tensor:
 
 
 def log_probabilities(model: VLSegModel, features: ImageFeatures, drawn: Drawn) -> torch.Tensor:
-    """Log-probabilities of the drawn tokens, (n,) float32 in order of the rows: under the grammar, the limit of length
-    and the temperature that they were drawn with."""
-    packed = drawn.packed
+    """Log-probabilities of the tokens that the model chose, (n,) float32 in order of the rows: under the grammar, the
+    limit of length and the temperature that they were drawn with."""
+    packed, chosen = drawn.packed, drawn.chosen
     assert packed.path_targets is not None
     assert packed.path_states is not None
     path = packed.path_targets >= 0
     states = model.read_row(features, packed.ids, packed.owner, packed.offset, path)
-    logits = model.path_token_logits(states[path])
-    logits = model.path_grammar.masked(logits, packed.path_states[path], drawn.left[path])
-    chosen = packed.path_targets[path][:, None]
-    return F.log_softmax(logits / drawn.temperature, dim=-1).gather(1, chosen)[:, 0]
+    logits = model.path_token_logits(states[chosen])
+    logits = model.path_grammar.masked(logits, packed.path_states[chosen], drawn.left[chosen])
+    tokens = packed.path_targets[chosen][:, None]
+    return F.log_softmax(logits / drawn.temperature, dim=-1).gather(1, tokens)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ FOLDER = "shards"
 def save_shards(engine: Engine, sharding: Sharding, folder: Path, frozen: bool) -> None:
     """Write this rank's share of weights and optimizer into `folder/shards`; every rank must call it.
 
-    frozen: some weights are not trained, and left out (FSDP2).
+    frozen: some weights are not trained, and left out (FSDP2). Raises what the disk had to say (`storage.unwritten`);
+    under FSDP2 on all ranks, under ZeRO on those whose disk it was.
     """
     if sharding == "fsdp2":
         import torch.distributed.checkpoint as dcp
@@ -26,7 +29,28 @@ def save_shards(engine: Engine, sharding: Sharding, folder: Path, frozen: bool) 
         dcp.save(_fsdp_state(engine.model, engine.optimizer, frozen), checkpoint_id=str(folder / FOLDER))
         return
     model: Any = engine.model
-    model.save_checkpoint(str(folder), tag=FOLDER, exclude_frozen_parameters=frozen, save_latest=False)
+    with _failing_late(model.checkpoint_engine):
+        model.save_checkpoint(str(folder), tag=FOLDER, exclude_frozen_parameters=frozen, save_latest=False)
+
+
+@contextlib.contextmanager
+def _failing_late(writer: Any) -> Iterator[None]:
+    """DeepSpeed's ranks wait for each other after writing: one that cannot write says so only behind that."""
+    plain, failed = writer.save, []
+
+    def save(*args: Any, **options: Any) -> Any:
+        try:
+            return plain(*args, **options)
+        except Exception as error:
+            failed.append(error)
+
+    writer.save = save
+    try:
+        yield
+    finally:
+        writer.save = plain
+    if failed:
+        raise failed[0]
 
 
 def load_shards(
@@ -38,10 +62,18 @@ def load_shards(
     """
     if sharding == "fsdp2":
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
         state = _fsdp_state(engine.model, engine.optimizer, frozen)
-        dcp.load(state, checkpoint_id=str(folder / FOLDER))
+        try:
+            dcp.load(state, checkpoint_id=str(folder / FOLDER))
+        except CheckpointException as error:  # no Exception
+            reason = " ".join(str(next(iter(error.failures.values()))[0]).split())[:160]
+            raise VLSegError(
+                f"{folder}: its shards do not fit this run ({reason}); go on with the settings it began with, or "
+                "choose another folder with out="
+            ) from error
         set_state_dict(
             engine.model,
             _plain(engine.optimizer),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from vlseg.training import checkpoint
 from vlseg.training.adapters import load_trained_state, trained_state
 from vlseg.training.shards import load_shards, save_shards
+from vlseg.training.storage import unwritten
 from vlseg.types import VLSegError
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ def resume(run: Trainer) -> None:
     Raises VLSegError for one of a run that was spread in another way, and where the processes see different ones.
     """
     root = run.out / "checkpoints"
-    state = checkpoint.load_newest(root, run.journal.say)
+    state = checkpoint.load_newest(root, run.journal.say) if run.main else None
     if run.accelerator.num_processes > 1:
+        step = broadcast_object_list([state["step"] if state else 0])[0]  # one process reads all files for all
+        if not run.main and (root / f"step-{step}" / checkpoint.STATE).exists():
+            state = checkpoint.read_state(root / f"step-{step}")
         steps = gather_object([state["step"] if state else 0])
         if len(set(steps)) > 1:
             raise VLSegError(
@@ -43,24 +48,25 @@ def resume(run: Trainer) -> None:
         if run.sharding == "none":
             load: Any = load_trained_state if run.adapted else nn.Module.load_state_dict
             load(run.plain, state["model"])
-            if run.adapted and state.get("base", run.base) != run.base:
-                raise VLSegError(
-                    f"{folder}: its adapters were trained on other weights than {run.config.model.source} holds today; "
-                    "put those back, or begin anew with another out="
-                )
             run.optimizer.load_state_dict(state["optimizer"])
             run.ema.load_state_dict(state["ema"])
         else:
             load_shards(run.engine, run.sharding, folder, run.adapted, (ranks, run.accelerator.num_processes))
             if run.config.optim.ema:
                 run.ema.load_state_dict(_read_average(run, folder))
+        if run.adapted and state.get("base", run.base) != run.base:
+            raise VLSegError(
+                f"{folder}: its adapters were trained on other weights than {run.config.model.source} holds today; "
+                "put those back, or begin anew with another out="
+            )
         if run.ranks:
             run.ranks.load_state_dict(state["adalora"])
         run.step, run.seen, run.best = state["step"], state["seen"], state["best"]
         run.presence = state.get("presence")
         run.journal.say(f"resumed at step {run.step}")
     if run.main:
-        checkpoint.drop_lines_after(run.out / "metrics.jsonl", run.step)
+        with run.journal.going_on("metrics.jsonl"):
+            checkpoint.drop_lines_after(run.out / "metrics.jsonl", run.step)
 
 
 def write(run: Trainer) -> None:
@@ -74,47 +80,48 @@ def write(run: Trainer) -> None:
         "best": run.best,
         "presence": run.presence,
     }
+    if run.adapted:
+        state["base"] = run.base
     if run.ranks:
         state["adalora"] = run.ranks.state_dict()
-    failed = None
-    try:
-        if run.sharding != "none":
-            if run.main:
-                checkpoint.begin(root, run.step)
-            run.accelerator.wait_for_everyone()
-            partial = checkpoint.partial(root, run.step)
-            save_shards(run.engine, run.sharding, partial, run.adapted)
-            if run.config.optim.ema:
-                torch.save(run.ema.state_dict(), _average_file(run, partial))
-        elif run.main:
-            state["model"] = trained_state(run.plain) if run.adapted else run.plain.state_dict()
-            state["optimizer"] = run.optimizer.state_dict()
-            state["ema"] = run.ema.state_dict()
-            state["base"] = run.base
-            checkpoint.save(root, run.step, state, keep)
-    except (OSError, RuntimeError) as error:
-        failed = _full_disk(error)
+    if run.sharding == "none" and run.main:
+        state["model"] = trained_state(run.plain) if run.adapted else run.plain.state_dict()
+        state["optimizer"] = run.optimizer.state_dict()
+        state["ema"] = run.ema.state_dict()
+    # Ranks that wait for each other while one has given up would wait for ever: what each part came to is shared.
+    failed = _tried(run, lambda: checkpoint.begin(root, run.step) if run.main else None)
     if run.sharding != "none":
-        failures = torch.tensor(float(failed is not None), device=run.accelerator.device)
-        if run.accelerator.reduce(failures, "sum") == 0 and run.main:
-            try:
-                checkpoint.finish(root, run.step, state, keep)
-            except OSError as error:
-                failed = _full_disk(error)
+        failed = failed or _tried(run, lambda: _write_share(run, checkpoint.partial(root, run.step)))
+    failed = failed or _tried(run, lambda: checkpoint.finish(root, run.step, state, keep) if run.main else None)
     if failed:
+        if run.main:
+            checkpoint.discard(root, run.step)
         older = [folder.name for folder in checkpoint.step_folders(root)]
         last = f"the last whole one is {older[-1]}" if older else "there is none yet"
         run.journal.say(f"the checkpoint of step {run.step} was not written ({failed}); {last}; going on")
-    run.accelerator.wait_for_everyone()
 
 
-def _full_disk(error: Exception) -> str:
-    """The reason why a file could not be written. Raises the error where it is another's."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if "write" in str(error) or "file" in str(error):  # torch's zip writer tells of a full disk in its own words
-        return str(error).splitlines()[0]
-    raise error
+def _tried(run: Trainer, work: Callable[[], Any]) -> str | None:
+    """Do this rank's part of writing; why that of any rank could not be written, or None. Every rank must call it.
+
+    Raises the error where it is of another kind.
+    """
+    failed = None
+    try:
+        work()
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        failed = unwritten(error)
+        if failed is None:
+            raise
+    outcomes: list[str | None] = gather_object([failed])
+    return next((outcome for outcome in outcomes if outcome), None)
+
+
+def _write_share(run: Trainer, folder: Path) -> None:
+    """This rank's part of a sharded checkpoint."""
+    save_shards(run.engine, run.sharding, folder, run.adapted)
+    if run.config.optim.ema:
+        torch.save(run.ema.state_dict(), _average_file(run, folder))
 
 
 def _average_file(run: Trainer, folder: Path) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import torch
 
+from vlseg.data.files import whole_file
 from vlseg.models.packing import PADDING
 from vlseg.training.batches import Batch
 from vlseg.training.objective import loss_sums
@@ -88,8 +90,13 @@ def counted(run: Trainer, batches: list[Batch]) -> tuple[float, float]:
 
 
 def save_batches(run: Trainer, batches: list[Batch]) -> str:
-    """Keep what led to a broken gradient, each rank its own; where they lie."""
-    parts = [{"pixels": b.pixels, "regions": b.regions, "targets": b.targets, **b.packed.tensors()} for b in batches]
+    """Keep all that led to a broken gradient, each rank its own; where they lie."""
+    parts = [
+        {**{f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "packed"}, **batch.packed.tensors()}
+        for batch in batches
+    ]
     rank, ranks = run.accelerator.process_index, run.accelerator.num_processes
-    torch.save(parts, run.out / ("bad-batch.pt" if ranks == 1 else f"bad-batch-{rank}.pt"))
-    return str(run.out / ("bad-batch.pt" if ranks == 1 else "bad-batch-*.pt"))
+    file = run.out / ("bad-batch.pt" if ranks == 1 else f"bad-batch-{rank}.pt")
+    with run.journal.going_on(file.name), whole_file(file) as opened:
+        torch.save(parts, opened)
+    return str(file if ranks == 1 else run.out / "bad-batch-*.pt")

@@ -15,9 +15,10 @@ from vlseg.models.modeling import ImageFeatures, VLSegOutput
 from vlseg.models.pixel_decoder import PixelFeatures
 from vlseg.models.processing import VLSegProcessor
 from vlseg.systems.native import NativeSystem
+from vlseg.systems.registry import ONNX_SHAPES
 from vlseg.types import VLSegError
 
-IMAGE_GRAPH, QUERY_GRAPH, SHAPES = "image.onnx", "queries.onnx", "graphs.json"
+IMAGE_GRAPH, QUERY_GRAPH, SHAPES = "image.onnx", "queries.onnx", ONNX_SHAPES
 PREFIX = "image_"  # of the names: a graph has values named "embedding" of its own
 QUERY_INPUTS = ("query_ids", "query_owner", "query_offset", "query_answers")
 QUERY_OUTPUTS = ("mask_logits", "evidence")
@@ -105,14 +106,21 @@ class FixedSizeProcessor(VLSegProcessor):
         return self.size
 
 
-def load_onnx(folder: str | Path) -> NativeSystem:
-    """An ONNX export as a `System`: `Segmenter(load_onnx(folder))`. Raises VLSegError for a folder that is none.
+def load_onnx(
+    folder: str | Path, device: str | None = None, dtype: str | None = None, name: str | None = None
+) -> NativeSystem:
+    """An ONNX export as a `System`. name: what answers call it; default: the folder.
 
     Pictures are resized to the size of the export, whatever their shape; else answers are those of the checkpoint.
+    Raises VLSegError for a folder that is none, another device than the CPU, another number type than float32.
     """
     folder = Path(folder)
+    if (device or "cpu") != "cpu":
+        raise VLSegError(f"{folder}: an ONNX export runs on the CPU here, not on {device}; use the checkpoint for that")
+    if (dtype or "float32") != "float32":
+        raise VLSegError(f"{folder}: an ONNX export computes in float32, not in {dtype}; use the checkpoint for that")
     model: Any = OnnxModel(folder)
     processor = FixedSizeProcessor.from_pretrained(folder)
     assert isinstance(processor, FixedSizeProcessor)
     processor.size = model.size
-    return NativeSystem(model, processor, str(folder))
+    return NativeSystem(model, processor, name or str(folder))
