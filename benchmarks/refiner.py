@@ -271,8 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from vlseg.models.refiner import Refiner
     from vlseg.systems.quiet import quiet_loading
-    from vlseg.systems.refine_vlseg import EMBEDDED_REFINER
-    from vlseg.systems.registry import WEIGHTS, load_system
+    from vlseg.systems.registry import EMBEDDED_REFINER, WEIGHTS, load_system
 
     torch.set_num_threads(1)
     refiner = Refiner.from_pretrained(args.refiner or WEIGHTS / EMBEDDED_REFINER)

@@ -83,7 +83,7 @@ class Segment:
     """One connected answer region or instance. bbox: COCO [x, y, w, h] in pixels; area in pixels.
 
     path: SVG path data in pixels of the image, even-odd; in mask mode the exact pixel outline of ``rle``.
-    stage: what made ``rle``: a mask, a path that the model wrote, or the refiner; coarse: what the refiner was given.
+    stage: what made ``rle``: a mask, a path that the model wrote, or a refiner; coarse: what the refiner was given.
     """
 
     score: float

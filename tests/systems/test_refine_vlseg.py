@@ -214,8 +214,7 @@ def test_wrong_refiners(refine, words):
 def test_the_embedded_refiner_makes_masks_sharper():
     """It knows sprites: coarse masks of an unseen scene come nearer to the truth, and their edges nearer still."""
     from vlseg.metrics.boundary import boundary_overlap
-    from vlseg.systems.refine_vlseg import EMBEDDED_REFINER
-    from vlseg.systems.registry import WEIGHTS
+    from vlseg.systems.registry import EMBEDDED_REFINER, WEIGHTS
     from vlseg.training.refine_examples import scene_examples
 
     folder = WEIGHTS / EMBEDDED_REFINER

@@ -9,10 +9,8 @@ from vlseg.models.refiner_crop import refine
 from vlseg.systems.base import System
 from vlseg.systems.devices import pick_device
 from vlseg.systems.refining import RefinedSystem, picture_bytes
-from vlseg.systems.registry import WEIGHTS
+from vlseg.systems.registry import EMBEDDED_REFINER, WEIGHTS
 from vlseg.types import RLE
-
-EMBEDDED_REFINER = "vlseg-refiner"
 
 
 class RefinedByVlseg(RefinedSystem):
