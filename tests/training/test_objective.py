@@ -12,7 +12,7 @@ from vlseg.training.config import DataSection, LossSection, Stage
 from vlseg.training.objective import counted, loss_sums, wanted
 from vlseg.worlds.sprites import SpriteWorld
 
-BASE = {"mask", "coarse", "presence", "pixel_noun", "token_noun", "query_noun"}
+BASE = {"mask", "coarse", "presence", "pixel_noun", "token_noun", "query_noun", "ground"}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def made():
         ("none", {}, set()),
         ("ours", {}, {"target"}),
         ("ours", {"stray": 0.3}, {"target", "stray"}),
+        ("ours", {"edge": 1.0}, {"target", "edge"}),
         ("talent", {}, {"affinity", "sentence"}),
     ],
 )
