@@ -190,7 +190,7 @@ def test_the_embedded_model_on_a_scene(assert_foreground):
     for query, before, after in zip(sample.queries, plain, tiled, strict=False):
         assert iou(before.mask, after.mask) > 0.9
         truth = codec.decode_union(query.masks, before.size)
-        assert iou(after.mask, truth) > iou(before.mask, truth) - 0.1  # balls larger than a tile lose some
+        assert iou(after.mask, truth) > iou(before.mask, truth) - 0.03
 
 
 def test_few_queries_a_pass_change_nothing(monkeypatch):

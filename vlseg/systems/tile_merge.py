@@ -24,7 +24,7 @@ from vlseg.masks import rle as codec
 from vlseg.types import RLE
 
 INSIDE = 128
-AGREED = 0.5  # share of an object's pixels from which two levels mean the same thing
+AGREED = 0.7  # share of an object's pixels from which two levels mean the same thing; at half, parts of balls were lost
 HALO = 32  # pixels around what a tile says in which its "outside" counts as well
 BASE = 0.25  # weight of the coarser level against a tile's 1: the fall-back where tiles fade out
 _BAND = 1024  # rows at a time
