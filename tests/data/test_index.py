@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
 import os
 import pickle
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from vlseg.data import index as module
 from vlseg.data import refer
 from vlseg.data.index import Builder, IndexedDataset, cache_folder, content_hash, fingerprint
 from vlseg.data.registry import open_dataset
+from vlseg.masks import rle as codec
 from vlseg.types import VLSegError
 
 
@@ -214,3 +219,47 @@ def test_fingerprints_tell_data_apart(refcoco: Path):
     sample.queries[0].masks = []
     assert fingerprint([sample]) != one
     assert fingerprint([]) != one
+
+
+def large_jsonl(path: Path, samples: int) -> int:
+    """A file of 1,000 bytes a sample and more, whose pictures need not be there; its bytes."""
+    rle = {"size": [50, 40], "counts": codec.encode(np.eye(50, 40, dtype=bool))["counts"]}
+    with open(path, "w") as file:
+        for i in range(samples):
+            queries = [{"text": f"thing {k} " + "x" * 100, "masks": [rle]} for k in range(5)] + [{"text": "unlabelled"}]
+            file.write(json.dumps({"image": f"{i}.png", "size": [50, 40], "queries": queries}) + "\n")
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_index_larger_than_its_share_of_memory_is_mapped(tmp_path: Path, monkeypatch, cached: bool):
+    size = large_jsonl(tmp_path / "a.jsonl", 6000)
+    monkeypatch.setenv("VLSEG_CACHE", str(tmp_path / "cache") if cached else "off")
+    whole = open_dataset(str(tmp_path / "a.jsonl"))
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    monkeypatch.setattr(module, "IN_MEMORY", 100_000)
+    rounds = 2 if cached else 1  # built, then from the cache
+    for number in range(rounds):
+        tracemalloc.start()
+        mapped = open_dataset(str(tmp_path / "a.jsonl"))
+        assert [mapped.load(i) for i in range(len(mapped))] == [((50, 40), 5)] * 6000
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert isinstance(mapped.records.blob, mmap.mmap)
+        assert held < (0.2 if number else 0.8) * size  # the ids of 30,000 queries while it is built
+    assert cached == any((tmp_path / "cache").glob("*.index"))
+    for i in (0, 3017, 5999):
+        assert mapped[i] == whole[i]
+    again = pickle.loads(pickle.dumps(mapped))
+    assert again[3017] == whole[3017]
+
+
+def test_a_full_disk_of_temporary_files_is_told(tmp_path: Path, monkeypatch):
+    large_jsonl(tmp_path / "a.jsonl", 10)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.write", full)
+    with pytest.raises(VLSegError, match=r"cannot be kept \(No space left on device\); set TMPDIR"):
+        open_dataset(str(tmp_path / "a.jsonl"))

@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlseg.config import from_dict
+from vlseg.data.leaks import HeldOut, WithoutLeaks
 from vlseg.data.registry import open_dataset
 from vlseg.masks.rle import decode, encode
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.config import TrainConfig
-from vlseg.training.samples import Plan, SampleBatches, Source, at_size, turns
+from vlseg.training.samples import (
+    Plan,
+    SampleBatches,
+    Source,
+    at_size,
+    labelled,
+    load_of,
+    picture_size,
+    turns,
+)
 from vlseg.training.sources import describe, open_feed
 from vlseg.types import VLSegError
 
@@ -115,6 +125,25 @@ def test_pictures_of_unknown_size_that_cannot_be_read_are_left_out_before(proces
     made = feed(processor, write_blocks(tmp_path, 6, broken=(2,), sized=False))
     assert len(made.kept[0]) == 5
     assert "2.png" in made.problems[0]
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_large_file_is_planned_without_looking_at_its_masks(processor, blocks_jsonl, monkeypatch, filtered):
+    data = open_dataset(str(blocks_jsonl))
+    assert [load_of(data, i) for i in range(len(data))] == [
+        (picture_size(data.labels(i)), len(labelled(data.labels(i)))) for i in range(len(data))
+    ]
+    expected = feed(processor, blocks_jsonl)[2].pixels
+
+    def unwanted(*_):
+        raise AssertionError("masks were looked at")
+
+    if filtered:
+        data = WithoutLeaks(data, HeldOut({}, []))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(data), "labels", unwanted)
+        made = SampleBatches([Source(data)], processor, images=4, queries=3, steps=6, seed=1)
+    assert torch.equal(made[2].pixels, expected)
 
 
 def test_nothing_usable_is_one_line(processor, tmp_path):

@@ -4,15 +4,21 @@ An index holds one JSON text a sample in one run of bytes; a sample is decoded w
 a split in the user's cache folder (``$VLSEG_CACHE``; "off" switches it off). It is valid as long as the *content* of
 the annotation files is the same: they are hashed at each opening with XXH3, which runs at the speed of memory.
 Whatever is wrong with the cache, the annotation files are read instead. Files under 4 MB are not worth a cache.
+
+A large index lies in a file that is mapped, not read: of annotations that exceed the memory, a process holds what it is
+using, and all processes of a machine share one copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import os
 import re
 import sys
+import tempfile
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,14 +40,19 @@ from vlseg.version import __version__
 FORMAT = 1
 MAGIC = b"vlseg-index\n"
 WORTH_CACHING = 4_000_000  # bytes of all annotation files together
+IN_MEMORY = 64_000_000  # bytes of records; more are collected in a temporary file
+PIECE = 1 << 24  # bytes that are hashed or copied at once
 log = logging.getLogger(__name__)
 
 
 class Records(Sequence[Record]):
     """Records as one run of JSON bytes; record i is `blob[marks[i]:marks[i + 1]]`."""
 
-    def __init__(self, blob: bytes, marks: np.ndarray):
+    def __init__(self, blob: bytes | mmap.mmap, marks: np.ndarray):
         self.blob, self.marks = blob, marks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Records, (bytes(self.blob), self.marks)  # a mapping itself cannot be pickled
 
     def __len__(self) -> int:
         return len(self.marks) - 1
@@ -68,7 +79,8 @@ class Builder:
     """Collects records, problems and notes, and packs them."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (the index lives as long as it)
+        self.marks = array("q", [0])
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -77,16 +89,40 @@ class Builder:
         self.problems.append(Problem(where, what))
 
     def add(self, record: Record, where: str) -> None:
-        """Take a record in; one that is no JSON (an integer beyond 64 bits, half a surrogate pair) is a problem."""
+        """Take a record in; one that is no JSON (an integer beyond 64 bits, half a surrogate pair) is a problem.
+
+        Raises VLSegError where the disk of temporary files is full.
+        """
         try:
-            self.parts.append(msgspec.json.encode(record))
+            part = msgspec.json.encode(record)
         except (TypeError, ValueError, OverflowError) as error:
             self.problem(where, f"cannot be kept ({error})")
+            return
+        try:
+            self.parts.write(part)
+        except OSError as error:
+            raise _no_room(error) from error
+        self.marks.append(self.marks[-1] + len(part))
 
     def index(self) -> Index:
-        """All that was collected."""
-        marks = np.cumsum([0, *map(len, self.parts)], dtype=np.int64)
-        return Index(Records(b"".join(self.parts), marks), self.problems, self.notes)
+        """All that was collected. Raises VLSegError where the disk of temporary files is full."""
+        marks = np.frombuffer(self.marks, dtype=np.int64)
+        blob: bytes | mmap.mmap
+        if marks[-1] <= IN_MEMORY:
+            self.parts.seek(0)
+            blob = self.parts.read()
+        else:
+            try:
+                self.parts.flush()
+                blob = mmap.mmap(self.parts.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise _no_room(error) from error
+        return Index(Records(blob, marks), self.problems, self.notes)
+
+
+def _no_room(error: OSError) -> VLSegError:
+    folder = tempfile.gettempdir()
+    return VLSegError(f"{folder}: the index of the data set cannot be kept ({error.strerror or error}); set TMPDIR")
 
 
 class IndexedDataset:
@@ -117,6 +153,12 @@ class IndexedDataset:
     def labels(self, index: int) -> Sample:
         """The sample without pixels: its queries and masks, and as `image` only where the picture is."""
         return self._decode(self.records[index], self.folder, self.source)
+
+    def load(self, index: int) -> tuple[tuple[int, int] | None, int]:
+        """(height, width) where the record tells it, and the number of labelled queries; looks at no mask."""
+        record = self.records[index]
+        size = record["size"]
+        return size and (size[0], size[1]), sum(query[2] is not None for query in record["queries"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -232,21 +274,20 @@ def content_hash(path: Path) -> bytes:
 
 
 def _store(file: Path, key: str, index: Index) -> None:
-    body = (index.records.marks.tobytes(), index.records.blob)
-    check = xxhash.xxh3_128()
-    for part in body:
-        check.update(part)
+    body = (index.records.marks.data.cast("B"), memoryview(index.records.blob))
     head = {
         "key": key,
         "marks": len(index.records.marks),
-        "check": check.hexdigest(),
+        "check": _check(*body),
         "problems": [[p.where, p.what] for p in index.problems],
         "notes": index.notes,
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as out:
-            out.writelines((MAGIC, msgspec.json.encode(head), b"\n", *body))
+            out.writelines((MAGIC, msgspec.json.encode(head), b"\n"))
+            for part in body:
+                out.writelines(_pieces(part))
     except (OSError, VLSegError) as error:
         log.info("the index is not cached: %s", error)  # a read-only or full disk costs time only
 
@@ -254,18 +295,31 @@ def _store(file: Path, key: str, index: Index) -> None:
 def _load(file: Path, key: str) -> Index | None:
     """The stored index, or None where there is none, it belongs to other content, or it is damaged."""
     try:
-        raw = file.read_bytes()
-        if not raw.startswith(MAGIC):
+        with open(file, "rb") as opened:
+            raw = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        if raw[: len(MAGIC)] != MAGIC:
             return None
-        body = raw.index(b"\n", len(MAGIC)) + 1
+        body = raw.find(b"\n", len(MAGIC)) + 1
         head = msgspec.json.decode(raw[len(MAGIC) : body])
-        if head["key"] != key or xxhash.xxh3_128_hexdigest(memoryview(raw)[body:]) != head["check"]:
+        if head["key"] != key or _check(memoryview(raw)[body:]) != head["check"]:
             return None
         start = body + 8 * head["marks"]
-        # The file is kept as it was read: the marks are moved instead of the records.
+        # The file is kept as it is: the marks are moved instead of the records.
         marks = np.frombuffer(raw[body:start], dtype=np.int64) + start
         problems = [Problem(where, what) for where, what in head["problems"]]
         return Index(Records(raw, marks), problems, list(head["notes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("no cached index: %s", error)
         return None
+
+
+def _pieces(part: memoryview) -> Iterator[memoryview]:
+    return (part[start : start + PIECE] for start in range(0, len(part), PIECE))
+
+
+def _check(*parts: memoryview) -> str:
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        for piece in _pieces(part):
+            digest.update(piece)
+    return digest.hexdigest()

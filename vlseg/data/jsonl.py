@@ -39,15 +39,19 @@ def open_jsonl(request: Request) -> IndexedDataset:
 
 
 def _build(path: Path) -> Index:
-    builder, records = Builder(), []
-    for number, raw in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            record = to_record(parse_json(raw, where), where, f"{path.stem}-{number}", query_ids=True)
-            records.append(record | {"line": number})
-        except VLSegError as error:
-            builder.problem(where, str(error).removeprefix(f"{where}: "))
-    for record in distinct(records, builder.problem, str(path)):
+    builder = Builder()
+
+    def records() -> Iterator[Record]:
+        for number, raw in _lines(path):
+            where = f"{path}:{number}"
+            try:
+                record = to_record(parse_json(raw, where), where, f"{path.stem}-{number}", query_ids=True)
+            except VLSegError as error:
+                builder.problem(where, str(error).removeprefix(f"{where}: "))
+            else:
+                yield record | {"line": number}
+
+    for record in distinct(records(), builder.problem, str(path)):
         builder.add(record, f"{path}: {record['id']}")
     return builder.index()
 

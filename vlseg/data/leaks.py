@@ -110,6 +110,15 @@ class WithoutLeaks:
         """The sample without pixels."""
         return _labels(self.dataset, self.positions[index])
 
+    def load(self, index: int) -> tuple[tuple[int, int] | None, int]:
+        """As `IndexedDataset.load`; of another data set from its labels."""
+        load = getattr(self.dataset, "load", None)
+        if load is not None:
+            found: tuple[tuple[int, int] | None, int] = load(self.positions[index])
+            return found
+        sample = self.labels(index)
+        return sample.size, sum(query.masks is not None for query in sample.queries)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what is left."""

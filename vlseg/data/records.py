@@ -14,7 +14,7 @@ A record of a JSONL file has its `line` besides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,8 @@ def _polygon_problem(polygon: Any) -> str | None:
     return "a coordinate is NaN, infinite or beyond a million pixels"
 
 
-def distinct(records: Iterable[Record], problem: Callable[[str, str], None], where: str) -> list[Record]:
+def distinct(records: Iterable[Record], problem: Callable[[str, str], None], where: str) -> Iterator[Record]:
     """The records and queries whose ids come for the first time; the others are told to `problem` (where, what)."""
-    out: list[Record] = []
     samples: set[str] = set()
     seen: set[str] = set()
     for record in records:
@@ -146,5 +145,4 @@ def distinct(records: Iterable[Record], problem: Callable[[str, str], None], whe
             seen.add(query[0])
             queries.append(query)
         record["queries"] = queries
-        out.append(record)
-    return out
+        yield record

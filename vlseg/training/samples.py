@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import signal
 from collections import Counter
@@ -52,6 +53,19 @@ def picture_size(sample: Sample) -> tuple[int, int]:
         picture, _ = open_image(sample.image)
         return picture.height, picture.width
     return upright_size(sample.image)
+
+
+def load_of(data: Dataset, index: int) -> tuple[tuple[int, int], int]:
+    """(height, width) of a sample's picture and the number of its labelled queries; masks are looked at only where the
+    data set cannot tell without. Raises VLSegError for a picture that cannot be read."""
+    load: Callable[[int], tuple[tuple[int, int] | None, int]] | None = getattr(data, "load", None)
+    if load is not None:
+        size, count = load(index)
+        if size is not None or not count:
+            return size or (0, 0), count
+    sample: Sample = getattr(data, "labels", data.__getitem__)(index)
+    count = len(labelled(sample))
+    return (picture_size(sample) if count else (0, 0)), count
 
 
 class Plan:
@@ -288,18 +302,17 @@ class SampleBatches(TorchDataset):
             number, load = len(source.data), min(source.data.queries, self.queries)
             return list(range(number)), [self.processor.input_size(*source.data.size)] * number, [load] * number
         kept, sizes, loads = [], [], []
-        labels = getattr(source.data, "labels", source.data.__getitem__)
+        once: dict[tuple[int, int], tuple[int, int]] = {}  # one object a size: data sets have millions of pictures
         for i in range(len(source.data)):
             try:
-                sample = labels(i)
-                count = len(labelled(sample))
-                size = self.processor.input_size(*picture_size(sample)) if count else (0, 0)
+                whole, count = load_of(source.data, i)
+                size = self.processor.input_size(*whole) if count else (0, 0)
             except VLSegError as error:
                 self.problems.append(f"{source.data.name}: sample {i}: {error}")
                 continue
             if count:
                 kept.append(i)
-                sizes.append(size)
+                sizes.append(once.setdefault(size, size))
                 loads.append(min(count, self.queries))
         if not kept:
             reason = f" ({self.problems[-1]})" if self.problems else ""
@@ -359,6 +372,6 @@ class SampleBatches(TorchDataset):
     def _from(self, number: int, size: tuple[int, int], first: int) -> Iterator[int]:
         """Positions in the data set of a bucket's samples, from `first` on, round once."""
         bucket = self.plans[number].buckets[size]
-        start = bucket.index(first)
+        start = bisect.bisect_left(bucket, first)  # a bucket is in order
         for i in range(len(bucket)):
             yield self.kept[number][bucket[(start + i) % len(bucket)]]
