@@ -252,6 +252,8 @@ def load_index(name: str, split: str, sources: Sequence[Path], options: str, bui
     if index is None:
         index = _built(build)
         _store(file, key.hexdigest(), index)
+        if isinstance(index.records.blob, mmap.mmap):  # one copy for all processes, instead of a temporary file each
+            index = _load(file, key.hexdigest()) or index
     return index
 
 
