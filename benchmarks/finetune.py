@@ -67,7 +67,7 @@ RATES: dict[str, list[str]] = {
 def overrides(name: str, args: argparse.Namespace) -> list[str]:
     """The settings of a recipe's run on top of its file."""
     height, width = args.size
-    shape = f"size={height}x{width}&queries=8"
+    shape = f"size={height}x{width}&queries={args.queries}"
     settings = [
         f"out={args.work / name}",
         f"model={start(args)}",
@@ -75,7 +75,8 @@ def overrides(name: str, args: argparse.Namespace) -> list[str]:
         f"data.train=geometry?n={args.steps * args.images}&seed={TRAIN_SEED}&{shape}",
         f"data.val=geometry?n={VAL_SCENES}&seed={VAL_SEED}&{shape}",
         f"data.images={args.images}",
-        f"model.area={height * width}",
+        f"data.queries={args.queries}",
+        f"model.area={args.area}",
         "model.checkpointing=false",
         "data.workers=0",
         "eval_every=0",
@@ -136,7 +137,7 @@ def scores(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], di
     height, width = args.size
     data = open_dataset(f"geometry?n={args.scenes}&seed={TEST_SEED}&size={height}x{width}&queries=8")
     system = NativeSystem.from_pretrained(folder, "cpu")
-    system.processor.image["area"] = height * width
+    system.processor.image["area"] = args.area
     cases: list[Case] = score_dataset(system, data, None, Ranks(), args.work / ".scores")
     kinds = {kind: found.get("buffered-IoU", found.get("N-acc", 0.0)) for kind, found in by_kind(cases).items()}
     return summary(cases), kinds
@@ -172,7 +173,8 @@ def told(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on."""
     paths = ("out=", "model=")  # where they lie makes no difference
     settings = [s for s in overrides(name, args) if not s.startswith(paths)] if name in RATES else []
-    shape = {"steps": args.steps, "images": args.images, "size": list(args.size), "scenes": args.scenes}
+    names = ("steps", "images", "queries", "area", "scenes")
+    shape = {name: getattr(args, name) for name in names} | {"size": list(args.size)}
     return {**shape, "settings": settings}
 
 
@@ -244,10 +246,12 @@ def page(results: dict[str, Any]) -> str:
             rows.append(f"| {' | '.join(row)} |")
     any_result = next(iter(results.values()))
     height, width = any_result["size"]
+    side = round(any_result["area"] ** 0.5)
     head = (
-        f"{any_result['steps']} steps of {any_result['images']} pictures ({height} x {width} px, 8 expressions each) for every recipe; scores on "  # noqa: E501
-        f"{any_result['scenes']} unseen diagrams of that size; Buffered IoU by definition A with r = 3 pixels. Trained on "  # noqa: E501
-        f"one core of {any_result['machine']['cpu']}."
+        f"{any_result['steps']} steps of {any_result['images']} pictures ({height} x {width} px, which the model "
+        f"enlarges to {side} x {side}; up to {any_result['queries']} expressions each) for every recipe; scores on "
+        f"{any_result['scenes']} unseen diagrams of that size; Buffered IoU by definition A with r = 3 pixels of the "
+        f"diagram. Trained on one core of {any_result['machine']['cpu']}."
     )
     return "\n".join([head, "", *rows, "", *(f"- {line}" for line in verdicts(results))])
 
@@ -255,8 +259,10 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(RATES), default=list(RATES), help="recipes to run")
-    parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--images", type=int, default=32, help="pictures a step")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--images", type=int, default=16, help="pictures a step")
+    parser.add_argument("--queries", type=int, default=16, help="expressions a picture")
+    parser.add_argument("--area", type=int, default=160 * 160, help="pixels to which the model enlarges a diagram")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="of the diagrams")
     parser.add_argument("--scenes", type=int, default=120, help="unseen diagrams to score on")
     parser.add_argument("--work", type=Path, default=Path("out/finetune"), help="where runs and results are kept")

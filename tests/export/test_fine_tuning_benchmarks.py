@@ -29,7 +29,8 @@ def script(monkeypatch):
 
 
 def asked(tmp_path, **changes):
-    defaults = {"steps": 10, "images": 4, "size": (96, 96), "scenes": 2, "work": tmp_path, "table": True}
+    defaults = {"steps": 10, "images": 4, "queries": 6, "area": 160 * 160, "size": (96, 96), "scenes": 2}
+    defaults |= {"work": tmp_path, "table": True}
     return argparse.Namespace(**{**defaults, **changes})
 
 
@@ -40,7 +41,8 @@ def test_every_recipe_gets_the_same_steps_and_pictures(script, tmp_path):
     for name, config in configs.items():
         steps = config.steps + config.first.get("steps", 0)
         assert steps == 10, name
-        assert (config.data.train, config.data.images) == ("geometry?n=40&seed=1&size=96x96&queries=8", 4)
+        assert (config.data.train, config.data.images) == ("geometry?n=40&seed=1&size=96x96&queries=6", 4)
+        assert (config.data.queries, config.model.area, config.loss.ground) == (6, 25600, 1.5)
     assert configs["full"].optim.matrix_lr > 0
     assert configs["adalora"].optim.matrix_lr == 0
     assert configs["adalora-qat"].first["adapter"]["kind"] == "adalora"  # the rates are laid on top of it
@@ -65,7 +67,8 @@ def test_of_two_runs_the_larger_number_of_trained_weights_counts(script, tmp_pat
 
 def result(buffered, **more):
     found = {"mIoU": buffered - 0.2, "buffered-IoU": buffered, "P@0.5": 0.1, "N-acc": 0.9}
-    return {"steps": 10, "size": [96, 96], "scenes": 2, "machine": {"cpu": "a core"}, "adapter_bytes": 1_500_000,
+    shape = {"steps": 10, "images": 4, "queries": 6, "area": 25600, "size": [96, 96], "scenes": 2}
+    return {**shape, "machine": {"cpu": "a core"}, "adapter_bytes": 1_500_000,
             "float": {"bytes": 2_000_000, "scores": found, "kinds": {}}, **more}  # fmt: skip
 
 
@@ -80,6 +83,7 @@ def test_the_table_says_whether_goals_are_met(script):
         "qat": result(0.77, int4=poor, **muon),
     }
     text = finetune.page(results)
+    assert "10 steps of 4 pictures (96 x 96 px, which the model enlarges to 160 x 160; up to 6 expressions" in text
     assert "| lora | AdamW | 500 | 1.5 | 2.0 | 0.590 | 0.790 | 0.100 | 0.900 |" in text
     assert "| qat, exported as int4 | Muon | 11,000 | 1.5 | 0.7 | 0.550 | 0.750 |" in text
     assert finetune.verdicts(results) == [
@@ -93,7 +97,8 @@ def test_results_of_other_settings_are_not_taken(script, tmp_path):
     kept = {**finetune.told("full", asked(tmp_path)), **result(0.5), "steps": 10, "scenes": 2}
     (tmp_path / "full.json").write_text(json.dumps(kept))
     assert set(finetune.collect(asked(tmp_path), [])) == {"full"}
-    assert finetune.collect(asked(tmp_path, steps=20), []) == {}
+    for change in ({"steps": 20}, {"area": 96 * 96}, {"queries": 8}):
+        assert finetune.collect(asked(tmp_path, **change), []) == {}
 
 
 @pytest.mark.slow
@@ -166,10 +171,13 @@ def test_the_first_photographs_as_jsonl(script, tmp_path):
     assert all(line["queries"] and (file.parent / line["image"]).exists() for line in lines)
     with pytest.raises(VLSegError, match="pictures with a query, 900 are asked for"):
         overfit.first_photos(str(coco), 900, tmp_path)
-    args = argparse.Namespace(photos=5, side=128, steps=4, images=2, queries=3, threads=1)
+    args = argparse.Namespace(photos=5, images=2, queries=3, threads=1)
     from vlseg.cli.train import find_config
     from vlseg.config import load
     from vlseg.training.config import TrainConfig
 
-    config = load(TrainConfig, find_config("full"), overfit.overrides(file, tmp_path / "run", args))
+    config = load(
+        TrainConfig, find_config("full"), overfit.overrides(file, tmp_path / "run", "vlseg-mini", 128, 4, args)
+    )
     assert (config.model.area, config.data.train, config.data.val) == (128 * 128, str(file), str(file))
+    assert (config.model.source, config.steps) == ("vlseg-mini", 4)
