@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 
 import many_runs
 import numpy as np
@@ -174,3 +175,85 @@ def test_settings_that_do_nothing_are_said(tiny_folder, blocks_jsonl, tmp_path, 
     told = capsys.readouterr().err
     assert "grid_every: nothing is drawn without data.val" in told
     assert "model.compile: this model names no repeated blocks; nothing is compiled" in told
+
+
+def test_tensorboard_and_other_trackers_hear_what_the_log_says(tiny_folder, blocks_jsonl, tmp_path, monkeypatch):
+    """A stand-in in the place of wandb, as Accelerate would make it; events are read back with TensorBoard's reader."""
+    from accelerate import tracking
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    heard = {}
+
+    class Stub(tracking.GeneralTracker):
+        name, requires_logging_directory, main_process_only = "wandb", False, True
+
+        def __init__(self, run_name, **options):
+            super().__init__()
+            heard["name"] = run_name
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            heard["config"] = values
+
+        def log(self, values, step=None, **options):
+            heard.setdefault("log", []).append((step, values))
+
+        def finish(self):
+            heard["finished"] = True
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Stub)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [tracking.LoggerType.WANDB])
+    changes = ["steps=4", "log_every=2", "eval_every=4", "trackers=[tensorboard, wandb]"]
+    train(recipe("full", tmp_path, tiny_folder, blocks_jsonl, *changes))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    expected = [(line.pop("step"), journal.flattened(line)) for line in lines]
+    assert [step for step, _ in expected] == [2, 4, 4]
+    assert [(step, {k: v for k, v in values.items() if k != "step"}) for step, values in heard["log"]] == expected
+    assert (heard["name"], heard["finished"]) == ("vlseg", True)
+    assert heard["config"]["optim/lr"] == 1e-3
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for step, values in expected:
+        for key, value in values.items():
+            assert (step, pytest.approx(value, rel=1e-5)) in [(e.step, e.value) for e in events.Scalars(key)]
+
+
+def test_recomputed_activations_change_memory_and_nothing_else(tiny_folder, blocks_jsonl, tmp_path, monkeypatch):
+    """The same weights, to the bit; decoder layers and blocks of the tower run twice a step instead of once."""
+    calls, weights = {}, {}
+    for kind in ("false", "true"):
+        changes = ["steps=2", "data.val=null", "mixed_precision=no", f"model.checkpointing={kind}"]
+        trainer = Trainer(recipe("full", tmp_path / kind, tiny_folder, blocks_jsonl, *changes))
+        layer = trainer.core.vlm.model.language_model.layers[0].mlp
+        block = trainer.core.pixel_encoder.trunk.stages[0].blocks[0].norm
+        calls[kind] = Counter()
+        for name, module in (("layer", layer), ("block", block)):
+            module.register_forward_pre_hook(lambda *_, name=name, kind=kind: calls[kind].update([name]))
+        trainer.run()
+        weights[kind] = {k: v.clone() for k, v in trainer.plain.state_dict().items()}
+        many_runs.fresh_state()
+    assert calls["false"] == {"layer": 2, "block": 2}
+    assert calls["true"] == {"layer": 4, "block": 4}
+    assert all(torch.equal(weights["true"][key], value) for key, value in weights["false"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_blocks_train_to_the_same_weights(tiny_folder, blocks_jsonl, tmp_path):
+    weights, compiled = {}, {}
+    for kind in ("false", "true"):
+        changes = ["steps=2", "mixed_precision=no", f"model.compile={kind}"]
+        trainer = Trainer(recipe("full", tmp_path / kind, tiny_folder, blocks_jsonl, *changes))
+        compiled[kind] = [m for m in trainer.core.modules() if m._compiled_call_impl is not None]
+        trainer.run()
+        weights[kind] = {k: v.clone() for k, v in trainer.plain.state_dict().items()}
+        many_runs.fresh_state()
+    assert not compiled["false"]
+    assert "Qwen2DecoderLayer" in {type(module).__name__ for module in compiled["true"]}
+    moved = 0.0
+    for key, value in weights["false"].items():
+        assert torch.allclose(weights["true"][key].float(), value.float(), atol=1e-4), key
+        moved = max(moved, float((weights["true"][key].float() - value.float()).abs().max()))
+    assert moved < 1e-4
