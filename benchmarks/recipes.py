@@ -36,7 +36,7 @@ def cells(launch: str, recipes: list[str], source: Path, data: Path, folder: Pat
     """What became of each recipe launched in that way, by name; one start of the processes runs them all.
 
     source: of a vision-language model; data: a JSONL; folder: an empty one for the runs. A cell holds "refused" (the
-    words), or "processes", "resumed" (at its second step), "reloaded", and the shares of weights and of the optimizer's
+    words), or "processes", "resumed" (at its second step, to the weights of a run that was not interrupted), "reloaded", and the shares of weights and of the optimizer's
     moments that a process holds.
     """
     ranks = LAUNCHES[launch][1]
@@ -54,7 +54,7 @@ def cells(launch: str, recipes: list[str], source: Path, data: Path, folder: Pat
         made[name] = {
             "processes": found["processes"],
             "sharding": found["sharding"],
-            "resumed": found["begins"] == [0, 1] and len(found["losses"]) == 2,
+            "resumed": found["begins"] == [0, 1] and len(found["losses"]) == 2 and not found["other"],
             "reloaded": reloads(folder / name / "final", data),
             **{key: round(share, 3) for key, share in shares.items()},
         }

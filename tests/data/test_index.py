@@ -250,8 +250,14 @@ def test_an_index_larger_than_its_share_of_memory_is_mapped(tmp_path: Path, monk
     assert cached == any((tmp_path / "cache").glob("*.index"))
     for i in (0, 3017, 5999):
         assert mapped[i] == whole[i]
-    again = pickle.loads(pickle.dumps(mapped))
+    sent = pickle.dumps(mapped)
+    assert (len(sent) < 2000) == cached  # another process maps the file itself
+    again = pickle.loads(sent)
     assert again[3017] == whole[3017]
+    if cached:
+        next((tmp_path / "cache").glob("*.index")).write_bytes(b"another")
+        with pytest.raises(VLSegError, match="has changed while it was in use"):
+            pickle.loads(sent)
 
 
 def test_a_full_disk_of_temporary_files_is_told(tmp_path: Path, monkeypatch):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = ("lora", "adalora", "qlora", "qat", "adalora-qat", "full")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
 
 # A pixel encoder and a mask head for a vision-language model of a few thousand weights.
 SMALL = {
@@ -133,8 +134,10 @@ def train_in_two_goes(config: Any, stop: int) -> dict[str, Any]:
 def in_two_goes(rank: int, jobs: list[list[Any]]) -> dict[str, Any]:
     """Work of one rank: [recipe, out, source, data, changes] each of two steps, interrupted after the first.
 
-    Returns by name of `out` what `train_in_two_goes` does and the losses, or the words in which it was refused.
+    Returns by name of `out` what `train_in_two_goes` does, the losses, and as "other" the names of weights that an
+    uninterrupted run of the same settings ends with otherwise; or the words in which it was refused.
     """
+    from vlseg.training.loop import train
     from vlseg.types import VLSegError
 
     told: dict[str, Any] = {}
@@ -145,8 +148,22 @@ def in_two_goes(rank: int, jobs: list[list[Any]]) -> dict[str, Any]:
         except VLSegError as error:
             told[Path(out).name] = {"refused": str(error)}
             continue
-        told[Path(out).name]["losses"] = losses(Path(out)) if rank == 0 else None
+        whole = Path(out).with_name(f"{Path(out).name}-whole")
+        train(recipe(name, whole, Path(source), Path(data), "steps=2", *changes))
+        fresh_state()
+        if rank == 0:
+            told[Path(out).name] |= {"losses": losses(Path(out)), "other": differing(Path(out), whole)}
     return told
+
+
+def differing(out: Path, other: Path) -> list[str]:
+    """Names of the weights in which what two runs have left differs in any bit."""
+    import torch
+
+    mine, theirs = weights(out / "final"), weights(other / "final")
+    return sorted(mine.keys() ^ theirs.keys()) + [
+        n for n in mine if n in theirs and not torch.equal(mine[n], theirs[n])
+    ]
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ import copy
 import json
 import warnings
 
+import many_runs
 import pytest
 import torch
-from many_runs import SMALL
+from many_runs import SMALL, recipe
 from torch import nn
 
 from vlseg.config import from_dict
@@ -19,6 +20,7 @@ from vlseg.training.adapters import (
     GradientWatch,
     adalora_settings,
     attach,
+    base_fingerprint,
     count_parameters,
     linear_layers,
     load_trained_state,
@@ -305,3 +307,42 @@ def test_the_adapter_folder_is_plain_lora(sources, tmp_path):
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     assert written["peft_type"] == "LORA"
     assert written["inference_mode"]
+
+
+def test_a_watch_that_is_resumed_has_seen_what_it_has_seen():
+    """AdaLoRA may prune all of a layer, whose factors then have no gradient; a resumed run must not mind."""
+    model = nn.ModuleDict({"lora_A": nn.Linear(2, 2, bias=False), "lora_B": nn.Linear(2, 2, bias=False)})
+    watch = GradientWatch(model, 3)
+    for weight in model.parameters():
+        weight.grad = torch.ones(2, 2)
+    watch.look()
+    kept = json.loads(json.dumps(watch.state_dict()))
+    assert kept == {"steps": 1, "waiting": []}
+    model.zero_grad()
+    resumed, anew = GradientWatch(model, 3), GradientWatch(model, 3)
+    resumed.load_state_dict(kept)
+    for _ in range(4):
+        resumed.look()
+    with pytest.raises(VLSegError, match="2 adapter weights have had no gradient in 3 steps"):
+        [anew.look() for _ in range(3)]
+
+
+def test_a_rank_that_holds_nothing_takes_part(sources):
+    adapted = attach(VLSegModel.from_pretrained(sources["tied"]), config("lora"))
+    assert merge.merged_state(adapted, held=False) == {}
+    assert len(merge.merged_state(adapted)) > 100
+
+
+def test_a_run_on_an_int8_base(sources, blocks_jsonl, tmp_path):
+    """Trains, is resumed, and is not taken up on a base of other weights."""
+    settings = recipe("lora", tmp_path, sources["tied"], blocks_jsonl, "model.base=int8", "steps=2")
+    many_runs.fresh_state()
+    told = many_runs.train_in_two_goes(settings, stop=1)
+    assert told["begins"] == [0, 1]
+    model = VLSegModel.from_pretrained(sources["tied"], dtype="int8", compute_dtype=torch.float32)
+    assert "torchao" in type(model.vlm.model.language_model.layers[0].mlp.up_proj.weight).__module__
+    before = base_fingerprint(model.requires_grad_(False))
+    weight = model.vlm.model.language_model.layers[0].mlp.up_proj.weight
+    names = weight.__tensor_flatten__()[0]
+    getattr(weight, names[0]).add_(1)
+    assert base_fingerprint(model) != before

@@ -7,6 +7,7 @@ import torch
 from many_runs import SMALL, recipe
 
 from vlseg.config import from_dict
+from vlseg.data.registry import open_dataset
 from vlseg.models.build import from_vlm
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
@@ -143,6 +144,20 @@ def test_a_run_tells_what_rounding_costs(tiny_folder, blocks_jsonl, tmp_path, mo
         qat.measure_run(tmp_path, [], qat.QatSection(kind="int4"), None, None)
     assert qat.bytes_on_disk(tmp_path / "quantised") == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_cannot_be_timed_is_said_and_the_rest_told(tiny_folder, blocks_jsonl, tmp_path, monkeypatch):
+    """As on a GPU that is full of the run itself."""
+    monkeypatch.setattr(qat.sys, "executable", "false")
+    settings = ("steps=1", "qat.measure=true", "data.val_limit=2")
+    out = tmp_path / "run"
+    train_config(recipe("qat", out, tiny_folder, blocks_jsonl, *settings))
+    told = json.loads((out / "qat.json").read_text())
+    assert {"bytes", "mIoU"} <= told["float"].keys()
+    assert "seconds" not in told["float"]
+    assert "IoU_lost" in told["quantised"]
+    table = qat.measure_run(out, [], qat.QatSection(kind="int4"), open_dataset(str(blocks_jsonl)), 1)
+    assert table.count("cannot be measured (") == 2
 
 
 def test_the_table(tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import many_runs
 import pytest
 import torch
-from many_runs import RECIPES, in_ranks, losses, recipe, train_in_two_goes, weights
+from many_runs import RECIPES, differing, in_ranks, losses, recipe, train_in_two_goes
 
 from vlseg.models.modeling import VLSegModel
 from vlseg.segmenter import Segmenter
@@ -70,14 +70,12 @@ def with_source(config, folder):
     return second
 
 
-@pytest.mark.parametrize("name", ["lora", "adalora"])
+@pytest.mark.parametrize("name", IN_ONE)
 def test_an_interrupted_run_ends_at_the_same_bits(name, runs, source_of, blocks_jsonl, tmp_path):
     if not (runs / name / "final").exists():
         pytest.skip("the run of test_one_process failed, or was not chosen")
     train(recipe(name, tmp_path, source_of(name), blocks_jsonl))
-    whole, parts = weights(tmp_path / "final"), weights(runs / name / "final")
-    assert whole.keys() == parts.keys()
-    assert [k for k in whole if not torch.equal(whole[k], parts[k])] == []
+    assert differing(tmp_path, runs / name) == []
 
 
 def test_adalora_leaves_its_ranks(runs):
@@ -151,6 +149,7 @@ def test_two_processes(names, source_of, idle_folder, blocks_jsonl, tmp_path):
         assert found["begins"] == [0, 1]
         assert len(found["losses"]) == 2
         assert all(0 < loss < 100 for loss in found["losses"])
+        assert found["other"] == []
         Segmenter(tmp_path / name / "final", device="cpu")
     assert set(told[0]["recipes"]) == {*names, "idle"}
     for name in jobs["gradients"]:

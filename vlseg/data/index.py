@@ -46,12 +46,18 @@ log = logging.getLogger(__name__)
 
 
 class Records(Sequence[Record]):
-    """Records as one run of JSON bytes; record i is `blob[marks[i]:marks[i + 1]]`."""
+    """Records as one run of JSON bytes; record i is `blob[marks[i]:marks[i + 1]]`.
 
-    def __init__(self, blob: bytes | mmap.mmap, marks: np.ndarray):
-        self.blob, self.marks = blob, marks
+    file: the cached index that the blob is a mapping of, and its key: what another process opens instead of being sent
+    all records.
+    """
+
+    def __init__(self, blob: bytes | mmap.mmap, marks: np.ndarray, file: tuple[Path, str] | None = None):
+        self.blob, self.marks, self.file = blob, marks, file
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.file is not None:
+            return _opened_again, self.file
         return Records, (bytes(self.blob), self.marks)  # a mapping itself cannot be pickled
 
     def __len__(self) -> int:
@@ -309,10 +315,17 @@ def _load(file: Path, key: str) -> Index | None:
         # The file is kept as it is: the marks are moved instead of the records.
         marks = np.frombuffer(raw[body:start], dtype=np.int64) + start
         problems = [Problem(where, what) for where, what in head["problems"]]
-        return Index(Records(raw, marks), problems, list(head["notes"]))
+        return Index(Records(raw, marks, (file, key)), problems, list(head["notes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("no cached index: %s", error)
         return None
+
+
+def _opened_again(file: Path, key: str) -> Records:
+    index = _load(file, key)
+    if index is None:
+        raise VLSegError(f"{file}: the index of a data set has changed while it was in use; start again")
+    return index.records
 
 
 def _pieces(part: memoryview) -> Iterator[memoryview]:

@@ -178,6 +178,15 @@ class GradientWatch:
         # Rows of the embedding are fed only in sequences that hold the tokens, which only paths do.
         self.waiting = {n: p for n, p in self.waiting.items() if not ("token_adapter" in n and "embed" in n)}
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: a run that is resumed has seen what it has seen."""
+        return {"steps": self.steps, "waiting": list(self.waiting)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.steps = state["steps"]
+        self.waiting = {name: p for name, p in self.waiting.items() if name in state["waiting"]}
+
     def look(self) -> None:
         """To be called with the gradients of a step in place. Raises VLSegError when patience is over."""
         if not self.patience or not self.waiting:
@@ -228,10 +237,15 @@ def base_fingerprint(model: nn.Module, sample: int = 64) -> str:
     """
     found = 0
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and parameter.numel():
-            flat = parameter.detach().flatten()
+        if parameter.requires_grad or not parameter.numel():
+            continue
+        inner = getattr(parameter, "__tensor_flatten__", None)  # torchao's tensors are made of plain ones
+        parts = [parameter] if inner is None else [getattr(parameter, part) for part in inner()[0]]
+        found = zlib.crc32(f"{name} {tuple(parameter.shape)}".encode(), found)
+        for part in parts:
+            flat = part.detach().flatten()
             some = flat[:: max(1, len(flat) // sample)].contiguous().view(torch.uint8).cpu().numpy().tobytes()
-            found = zlib.crc32(f"{name} {tuple(parameter.shape)}".encode() + some, found)
+            found = zlib.crc32(some, found)
     return f"{found:08x}"
 
 

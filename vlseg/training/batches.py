@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from vlseg.models.packing import Packed, pack_queries
 from vlseg.models.processing import VLSegProcessor
@@ -100,9 +99,6 @@ class SceneBatches(Dataset):
 
     def __getitem__(self, index: int) -> Batch:
         if self.world is None:  # built in the worker process, once
-            if get_worker_info() is not None:  # signals are the main process's business; it stops its workers itself
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self.world = SpriteWorld(styles="train")
         step, part = divmod(index, self.parts)
         stage = self.stage(step)

@@ -34,7 +34,7 @@ from vlseg.training.journal import Journal
 from vlseg.training.loop import Trainer
 from vlseg.training.optimizer import build_optimizer
 from vlseg.training.schedule import rate
-from vlseg.training.sources import open_feed, open_part
+from vlseg.training.sources import first_here, open_feed, open_part
 from vlseg.training.step import counted, save_batches
 from vlseg.types import VLSegError
 
@@ -65,7 +65,7 @@ class ClosedTrainer(Trainer):
         # All queries of a picture: with one left out its pixels would be background.
         all_queries = replace(config, data=replace(config.data, queries=MOST))
         parts = self.accelerator.num_processes * config.optim.accumulate
-        self.feed = open_feed(all_queries, self.processor, parts)
+        self.feed = first_here(self.accelerator, lambda: open_feed(all_queries, self.processor, parts))
         config.steps = self.feed.steps
         self.val = open_part(config.data, config.data.val, config.data.val_split) if config.data.val else None
         self.rounded, self.adapted, self.ranks, self.watch, self.phrases = [], False, None, None, None

@@ -69,7 +69,7 @@ def reading(run: Trainer) -> Iterator[NativeSystem | None]:
     """The model as a system to ask; under sharding a whole copy on the main process, and None on the others."""
     model: VLSegModel | None = run.core
     if run.sharding != "none":
-        weights = merged_state(run.plain)
+        weights = merged_state(run.plain, held=run.main)
         model = VLSegModel(shell(run.plain).config) if run.main else None
         if model is not None:
             model.load_state_dict(weights)

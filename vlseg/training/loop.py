@@ -35,11 +35,16 @@ from vlseg.training.paths import PathTargets
 from vlseg.training.phrases import phrases
 from vlseg.training.refusals import refuse_all
 from vlseg.training.samples import SampleBatches
-from vlseg.training.sources import describe, open_feed, open_part
+from vlseg.training.sources import describe, first_here, open_feed, open_part
 from vlseg.training.start import build_model
 from vlseg.training.step import optimizer_step
 from vlseg.training.warmup import warm_up
+from vlseg.training.workers import feeding, leave_signals
 from vlseg.types import VLSegError
+
+# Seconds in which further signals are the first one again: a scheduler tells every process of a job, and the launcher
+# among them hands on what it was told.
+ECHO = 3.0
 
 
 class Trainer:
@@ -47,6 +52,8 @@ class Trainer:
 
     plain: the model, with adapters where there are any; core: the `VLSegModel` in it; model: as the ranks share it.
     """
+
+    stop_time = 0.0  # when the signal came
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -58,7 +65,8 @@ class Trainer:
         self.journal = Journal(self.out, self.main, self.accelerator)
         start = build_model(config, self.accelerator.device, self.main, self.accelerator.wait_for_everyone)
         self.core, self.processor = start.model, start.processor
-        self.feed = open_feed(config, self.processor, self.accelerator.num_processes * config.optim.accumulate)
+        parts = self.accelerator.num_processes * config.optim.accumulate
+        self.feed = first_here(self.accelerator, lambda: open_feed(config, self.processor, parts))
         if config.paths.on:
             price, effort, part = config.paths.price, config.paths.effort, config.paths.share
             self.feed.paths = PathTargets(self.core.config, self.processor.pad_id, price, effort, part)
@@ -143,8 +151,9 @@ class Trainer:
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         parts, workers = self.feed.parts, self.config.data.workers
         numbers = range(self.step * parts + rank, self.config.steps * parts, ranks)
+        ahead = 6 if workers else None
         loader = DataLoader(
-            self.feed, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=6 if workers else None
+            self.feed, None, sampler=numbers, num_workers=workers, prefetch_factor=ahead, worker_init_fn=leave_signals
         )
         return iter(loader)
 
@@ -169,19 +178,20 @@ class Trainer:
             self.journal.say("grid_every: nothing is drawn without data.val")
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self.train()
+            with feeding(self.batches()) as stream:
+                self.train(stream)
             self.finish()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self.journal.close()
 
-    def train(self) -> None:
-        """The steps that are left, with what happens every so many of them."""
+    def train(self, stream: Iterator[Batch]) -> None:
+        """The steps that are left, with what happens every so many of them. stream: of `batches`."""
         config = self.config
         self.model.train()
         recent: list[tuple[str, dict[str, float]]] = []  # what happened since the last line of the log, by data set
-        stream, since, first, seen = self.batches(), time.perf_counter(), self.step, self.seen
+        since, first, seen = time.perf_counter(), self.step, self.seen
         while self.step < config.steps:
             batches = [following(stream) for _ in range(config.optim.accumulate)]
             recent.append((batches[0].source, self.train_step(batches)))
@@ -238,9 +248,11 @@ class Trainer:
 
     def _stop(self, number: int, frame: Any) -> None:
         del frame
-        if self.stop_signal == number:  # the same signal a second time does not wait
+        now = time.monotonic()
+        if self.stop_signal is None:
+            self.stop_signal, self.stop_time = number, now
+        elif now - self.stop_time > ECHO:  # somebody does not want to wait
             os._exit(128 + number)
-        self.stop_signal = number
 
 
 class Stopped(KeyboardInterrupt):

@@ -54,11 +54,12 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
     return whole(dequantize_module_weight(layer))
 
 
-def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+def merged_state(model: nn.Module, held: bool = True) -> dict[str, torch.Tensor]:
     """The weights of a plain `VLSegModel` that answers as this model does, on the CPU.
 
     Adapters are added to the (dequantised) weights, rows of tokens put in their place, parts trained whole taken as
-    they are. Under sharding every rank must call it. The model itself is left as it is.
+    they are. Under sharding every rank must call it, those that do not need the weights with held=False: they take part
+    and hold no copy of the model, of which a machine would else have one a GPU. The model itself is left as it is.
     """
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
@@ -66,7 +67,9 @@ def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
 
     def keep(name: str, tensor: Any) -> None:
-        state[name] = whole(tensor).cpu()
+        value = whole(tensor)
+        if held:
+            state[name] = value.cpu()
 
     def walk(module: Any, prefix: str) -> None:
         if isinstance(module, ModulesToSaveWrapper):
@@ -76,8 +79,10 @@ def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
                 adapter = module.token_adapter
                 rows = torch.tensor(adapter.token_indices[ADAPTER])
                 keep(f"{prefix}weight", adapter.base_layer.weight)
-                changed = whole(adapter.trainable_tokens_delta[ADAPTER]).cpu().to(state[f"{prefix}weight"])
-                state[f"{prefix}weight"] = state[f"{prefix}weight"].index_copy(0, rows, changed)
+                changed = whole(adapter.trainable_tokens_delta[ADAPTER])
+                if held:
+                    before = state[f"{prefix}weight"]
+                    state[f"{prefix}weight"] = before.index_copy(0, rows, changed.cpu().to(before))
         elif isinstance(module, LoraLayer):
             with gathered(module):
                 base = module.get_base_layer()
@@ -102,6 +107,8 @@ def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     core = base_of(model)
     with torch.no_grad():
         walk(core, "")
+    if not held:
+        return state
     for name in getattr(core, "widened", ()):  # see `distributed.widened`
         state[name] = state[name].view(())
     for copy_name, name in core.all_tied_weights_keys.items():

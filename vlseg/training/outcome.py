@@ -26,7 +26,9 @@ def export(run: Trainer, name: str) -> None:
     """
     with run.ema.applied():
         packed = merge.adapter_state(run.plain) if run.adapted else None
-        weights = merge.merged_state(run.plain) if name == "final" or packed is None else None
+        weights = None
+        if (name == "final" or packed is None) and (run.main or run.sharding != "none"):
+            weights = merge.merged_state(run.plain, held=run.main)
     if not run.main:
         return
     if name == "final" and run.presence:
@@ -65,5 +67,6 @@ def finish(run: Trainer) -> None:
     if run.main and run.rounded and run.config.qat.measure:
         data = run.val or (run.feed.sources[0].data if isinstance(run.feed, SampleBatches) else None)
         with run.journal.going_on("quantised"):
-            run.journal.say(qat.measure_run(run.out, run.rounded, run.config.qat, data, run.config.data.val_limit))
+            device, limit = run.accelerator.device, run.config.data.val_limit
+            run.journal.say(qat.measure_run(run.out, run.rounded, run.config.qat, data, limit, device))
     run.accelerator.wait_for_everyone()

@@ -151,10 +151,19 @@ def report(entries: dict[str, dict[str, Any]], file: Path) -> str:
     return "\n".join(lines)
 
 
-def measure_run(out: Path, names: Sequence[str], section: QatSection, data: Dataset | None, limit: int | None) -> str:
+def measure_run(
+    out: Path,
+    names: Sequence[str],
+    section: QatSection,
+    data: Dataset | None,
+    limit: int | None,
+    device: torch.device | None = None,
+) -> str:
     """Quantise `out/final` for good as `out/quantised`, and compare the two; `out/qat.json` and a table.
 
-    data: on whose pictures they are timed and scored; without it only bytes are told.
+    data: on whose pictures they are timed and scored; without it only bytes are told. device: where they are scored.
+    Seconds and memory that cannot be measured (a GPU that is full of the run itself) are left out, and the table says
+    why.
     """
     folders = {"float": out / "final", "quantised": out / "quantised"}
     partial = out / ".quantised.partial"
@@ -166,8 +175,9 @@ def measure_run(out: Path, names: Sequence[str], section: QatSection, data: Data
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     entries: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     for name, folder in folders.items():
-        model = VLSegModel.from_pretrained(folder, dtype=torch.float32)
+        model = VLSegModel.from_pretrained(folder, dtype=torch.float32).to(device or torch.device("cpu"))
         entry: dict[str, Any] = {"bytes": bytes_on_disk(folder)}
         if name == "quantised":
             entry["bytes_packed"] = packed_bytes(folder, model, names, section)
@@ -176,11 +186,15 @@ def measure_run(out: Path, names: Sequence[str], section: QatSection, data: Data
             cases = score_dataset(system, data, limit, Ranks(), out / ".val")
             entry["mIoU"] = round(summary(cases).get("mIoU", 0.0), 5)
             with tempfile.TemporaryDirectory() as place:
-                entry |= measured(folder, *_some_pictures(data, Path(place)))
+                try:
+                    entry |= measured(folder, *_some_pictures(data, Path(place)))
+                except VLSegError as error:
+                    failed.append(str(error))
         entries[name] = entry
     if data is not None:
         entries["quantised"]["IoU_lost"] = round(entries["float"]["mIoU"] - entries["quantised"]["mIoU"], 5)
-    return report({"settings": {"kind": section.kind, "layers": len(names)}, **entries}, out / "qat.json")
+    table = report({"settings": {"kind": section.kind, "layers": len(names)}, **entries}, out / "qat.json")
+    return "\n".join([table, *failed])
 
 
 def _some_pictures(data: Dataset, folder: Path, count: int = 4) -> tuple[list[str], list[str]]:

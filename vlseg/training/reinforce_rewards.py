@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 from vlseg.masks import rle as runs
 from vlseg.masks.path_codec import PathCodec
 from vlseg.metrics.boundary import boundary_overlap
+from vlseg.training.workers import leave_signals
 from vlseg.types import RLE
 
 Asked = tuple[RLE, Sequence[Sequence[int]]]  # a truth, and the paths that were written for it
@@ -51,7 +51,7 @@ class Rewards:
         self.rule = partial(worths, codec, boundary, cost)
         self.workers = workers
         # A pool's processes end by themselves when this one is killed; those of an executor would wait for ever.
-        self.pool = multiprocessing.get_context("spawn").Pool(workers, _deaf) if workers else None
+        self.pool = multiprocessing.get_context("spawn").Pool(workers, leave_signals) if workers else None
 
     def __call__(self, asked: Sequence[Asked]) -> list[list[Worth]]:
         """The worth of every path of every query, in order."""
@@ -62,11 +62,6 @@ class Rewards:
     def close(self) -> None:
         """End the processes."""
         if self.pool is not None:
-            self.pool.terminate()
+            self.pool.close()  # they end when they have nothing left to do, and not when they are asked to
             self.pool.join()
             self.pool = None
-
-
-def _deaf() -> None:
-    """A key that interrupts a run is its main process's business; that one ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

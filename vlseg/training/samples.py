@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import get_worker_info
 
 from vlseg.data.dataset import Dataset
 from vlseg.data.images import open_image, upright_size
@@ -331,9 +329,6 @@ class SampleBatches(TorchDataset):
         return {n: float((self.turns == i).sum() / self.plans[i].batches) for i, n in enumerate(self.names)}
 
     def __getitem__(self, index: int) -> Batch:
-        if get_worker_info() is not None:  # signals are the main process's business
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         step, part = divmod(index, self.parts)
         number = int(self.turns[step])
         size, chosen = self.plans[number].batch(int(self.nth[step]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from vlseg.data import leaks
 from vlseg.data.dataset import Dataset
@@ -34,6 +36,23 @@ def open_feed(config: TrainConfig, processor: VLSegProcessor, parts: int) -> Fee
         parts=parts,
         seed=data.seed,
     )
+
+
+def first_here(accelerator: Accelerator, work: Callable[[], Feed]) -> Feed:
+    """`work` by one process of each machine, then by the others: what the first has read is in the cache for them.
+
+    Raises what it raises, on every process.
+    """
+    made = failed = None
+    if accelerator.is_local_main_process:
+        try:
+            made = work()
+        except VLSegError as error:  # not before the others have come to this line: they would wait for ever
+            failed = error
+    accelerator.wait_for_everyone()
+    if failed is not None:
+        raise failed
+    return work() if made is None else made
 
 
 def open_part(data: DataSection, spec: str, split: str) -> Dataset:

@@ -61,6 +61,8 @@ def resume(run: Trainer) -> None:
             )
         if run.ranks:
             run.ranks.load_state_dict(state["adalora"])
+        if run.watch is not None and "watch" in state:
+            run.watch.load_state_dict(state["watch"])
         run.step, run.seen, run.best = state["step"], state["seen"], state["best"]
         run.presence = state.get("presence")
         run.journal.say(f"resumed at step {run.step}")
@@ -84,6 +86,8 @@ def write(run: Trainer) -> None:
         state["base"] = run.base
     if run.ranks:
         state["adalora"] = run.ranks.state_dict()
+    if run.watch is not None:
+        state["watch"] = run.watch.state_dict()
     if run.sharding == "none" and run.main:
         state["model"] = trained_state(run.plain) if run.adapted else run.plain.state_dict()
         state["optimizer"] = run.optimizer.state_dict()

@@ -8,7 +8,6 @@ starts from a copy.
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels
 from vlseg.models.modeling import VLSegModel
@@ -26,6 +25,7 @@ from vlseg.training.checkpoint import load_newest, save
 from vlseg.training.config import OptimSection, TrainConfig, WarmupSection
 from vlseg.training.optimizer import build_optimizer
 from vlseg.training.schedule import rate
+from vlseg.training.workers import feeding, leave_signals
 from vlseg.types import VLSegError
 from vlseg.worlds.mosaic import mosaic
 
@@ -43,8 +43,6 @@ class MosaicBatches(Dataset):
         return self.section.steps * self.parts
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if get_worker_info() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Plain drawings first: in new styles from the start, names stay near chance five times longer.
         step, part = divmod(index, self.parts)
         restyled = min(1.0, step / max(1.0, self.section.plain * self.section.steps))
@@ -119,30 +117,32 @@ def warm_up(
     data = MosaicBatches(config.data.seed, section, ranks)
     numbers = range(step * ranks + rank, section.steps * ranks, ranks)
     workers = config.data.workers
+    ahead = 4 if workers else None
     loader = DataLoader(
-        data, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+        data, None, sampler=numbers, num_workers=workers, prefetch_factor=ahead, worker_init_fn=leave_signals
     )
     recent: list[tuple[float, float]] = []
-    for pixels, ids, glyphs in loader:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * rate(step, section.steps, optim)
-        with accelerator.autocast():
-            nouns, prototypes = wrapped(processor.normalise(pixels.to(accelerator.device)))
-        background = len(prototypes) - 1
-        labels = cell_nouns(ids, glyphs, (nouns.shape[-2], nouns.shape[-1]), background).to(nouns.device)
-        loss = dense_noun_loss(nouns.float(), labels, prototypes).mean()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        recent.append((loss.item(), accuracy(nouns, labels, prototypes)))
-        if step % config.log_every == 0 or step == section.steps:
-            loss_mean, right = (round(float(v), 4) for v in np.mean(recent, 0))
-            log({"warmup_step": step, "loss": loss_mean, "noun_accuracy": right})
-            recent.clear()
-        if (step % config.save_every == 0 or step == section.steps) and accelerator.is_main_process:
-            save(folder, step, {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, 2)
+    with feeding(iter(loader)) as stream:
+        for pixels, ids, glyphs in stream:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * rate(step, section.steps, optim)
+            with accelerator.autocast():
+                nouns, prototypes = wrapped(processor.normalise(pixels.to(accelerator.device)))
+            background = len(prototypes) - 1
+            labels = cell_nouns(ids, glyphs, (nouns.shape[-2], nouns.shape[-1]), background).to(nouns.device)
+            loss = dense_noun_loss(nouns.float(), labels, prototypes).mean()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            recent.append((loss.item(), accuracy(nouns, labels, prototypes)))
+            if step % config.log_every == 0 or step == section.steps:
+                loss_mean, right = (round(float(v), 4) for v in np.mean(recent, 0))
+                log({"warmup_step": step, "loss": loss_mean, "noun_accuracy": right})
+                recent.clear()
+            if (step % config.save_every == 0 or step == section.steps) and accelerator.is_main_process:
+                save(folder, step, {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, 2)
     for parameter in idle:
         parameter.requires_grad_(True)
     if not copy_tower(model):
