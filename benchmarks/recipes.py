@@ -36,8 +36,8 @@ def cells(launch: str, recipes: list[str], source: Path, data: Path, folder: Pat
     """What became of each recipe launched in that way, by name; one start of the processes runs them all.
 
     source: of a vision-language model; data: a JSONL; folder: an empty one for the runs. A cell holds "refused" (the
-    words), or "processes", "resumed" (at its second step, to the weights of a run that was not interrupted), "reloaded", and the shares of weights and of the optimizer's
-    moments that a process holds.
+    words), or "processes", "resumed" (at its second step, to the weights of a run that was not interrupted),
+    "reloaded", and the shares of weights and of the optimizer's moments that a process holds.
     """
     ranks = LAUNCHES[launch][1]
     jobs = [[name, str(folder / name), str(source), str(data), []] for name in recipes]

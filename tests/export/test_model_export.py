@@ -214,12 +214,12 @@ def test_a_folder_is_written_whole_or_not_at_all(tiny_folder, tmp_path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def graphs(tiny_folder, tmp_path_factory):
+def graphs(tiny_folder, tmp_path_factory, asked, queries):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    return export_model(
-        "onnx", tiny_folder, tmp_path_factory.mktemp("onnx") / "out", size=[224, 288]
-    )  # as the model itself takes 3:4
+    size = [224, 288]  # as the model itself takes 3:4
+    data = str(asked(queries))
+    return export_model("onnx", tiny_folder, tmp_path_factory.mktemp("onnx") / "out", size=size, data=data)
 
 
 def test_onnx_graphs_give_the_models_numbers(tiny_folder, graphs, picture, queries):
@@ -253,7 +253,12 @@ def test_onnx_graphs_answer_as_a_system(tiny_folder, graphs, segmenter, picture,
     encoded = system.encode_batch([picture(0, 96, 128)])
     again = system.segment_batch(encoded, [queries])[0]
     assert [a.status for a in again] == [a.status for a in mine[0]]
-    assert json.loads((graphs / FACTS).read_text())["largest_difference"] < 1e-4
+    facts = json.loads((graphs / FACTS).read_text())
+    assert facts["largest_difference"] < 1e-4
+    told = facts["agreement"]
+    assert (told["images"], told["queries"], told["same_status"]) == (3, 15, 1.0)
+    assert told["masks"] > 3
+    assert told["mean_iou"] >= 0.99
 
 
 def test_what_no_graph_can_be_made_of(tiny_folder, graphs, tmp_path):

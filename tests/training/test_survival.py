@@ -71,9 +71,23 @@ def test_kill_9_at_random_instants(whole, tmp_path, kills, seed):
     a, b = weights(whole / "final"), weights(tmp_path / "final")
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.rglob(".*.partial"))
     steps = [int(folder.name[5:]) for folder in checkpoint.step_folders(tmp_path / "checkpoints")]
     assert steps == [STEPS - 1, STEPS]
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(whole, tmp_path):
+    """Of whatever step: gigabytes each. By the next start, and by the next checkpoint of what does not resume."""
+    root = tmp_path / "run" / "checkpoints"
+    shutil.copytree(whole, tmp_path / "run")
+    left = root / ".step-437.partial" / "shards"
+    left.mkdir(parents=True)
+    (left / "0.distcp").write_bytes(b"weights")
+    state.resume(Trainer(config(tmp_path / "run")))
+    assert sorted(folder.name for folder in root.iterdir()) == [f"step-{STEPS - 1}", f"step-{STEPS}"]
+    left.mkdir(parents=True)
+    checkpoint.save(root, STEPS + 1, {"step": STEPS + 1}, 1)
+    assert [folder.name for folder in root.iterdir()] == [f"step-{STEPS + 1}"]
 
 
 def test_a_cut_checkpoint_falls_back_saying_so_and_reaches_the_same_weights(whole, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What a run tells: its log by data set, its pictures, and before it is started what it will take."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ from vlseg.cli.train import run as train_verb
 from vlseg.config import dump_yaml
 from vlseg.training import journal, merge
 from vlseg.training.checkpoint import append_line, drop_lines_after
-from vlseg.training.dry_run import Memory, dry_run, memory_of
+from vlseg.training.dry_run import Memory, built, dry_run, fitting, memory_of
 from vlseg.training.loop import Trainer, train
 from vlseg.types import VLSegError
 
@@ -92,11 +93,85 @@ def test_dry_run(tiny_folder, blocks_jsonl, tmp_path, capsys):
     assert "s a step in one process here (measured)" in told["time"]
 
 
+def no_memory_on_the_cpu(*args):
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def no_memory_on_the_gpu(*args):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 1 GiB")
+
+
+def no_memory_of_numpy(*args):
+    np.empty(2**60, np.uint8)
+
+
+@pytest.mark.parametrize("work", [no_memory_on_the_cpu, no_memory_on_the_gpu, no_memory_of_numpy])
+def test_a_model_too_big_for_one_process_is_told_of_all_the_same(
+    work, tiny_folder, blocks_jsonl, tmp_path, monkeypatch, capsys
+):
+    """It is just then that one wants to know what each of many processes will hold."""
+    settings = recipe("full", tmp_path / "run", tiny_folder, blocks_jsonl, "steps=600")
+    (tmp_path / "run.yaml").write_text(dump_yaml(settings))
+    monkeypatch.setattr(Trainer, "train_step", work)
+    if work is no_memory_on_the_gpu:
+        monkeypatch.setattr("vlseg.training.dry_run.image_tokens", work)
+    assert train_verb([str(tmp_path / "run.yaml"), "--dry-run", "--launch", "fsdp2", "--processes", "8"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"on each of 8 processes with fsdp2: \d+\.\d+ [MG]iB and the activations \(computed\)", told)
+    assert "peak: not measured, for a step does not fit in one process here" in told
+    assert "time: not measured, for a step does not fit in one process here" in told
+    assert re.search(r"steps: 600, 4 pictures and [1-9]\d* expressions each", told)
+    tokens = r"\?" if work is no_memory_on_the_gpu else r"[1-9]\d*"
+    assert re.search(rf"tokens a row: {tokens} of image and instruction, [1-9]\d* of queries and padding", told)
+
+
+def test_weights_too_big_for_the_gpu_are_counted_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    tried = []
+
+    def trainer(config):
+        tried.append(os.environ["ACCELERATE_USE_CPU"])
+        if config != "small" or tried[-1] != "true":
+            no_memory_on_the_gpu()
+        return "run"
+
+    monkeypatch.setattr("vlseg.training.dry_run.trainer", trainer)
+    assert built("small") == "run"
+    assert tried == ["false", "true"]
+    with pytest.raises(VLSegError, match="the model does not fit in one process here: its weights alone"):
+        built("big")
+
+
+def test_other_errors_are_no_lack_of_memory():
+    def work():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fitting(work)
+
+
 def test_memory_is_computed_for_the_way_it_is_spread():
     memory = Memory(weights=100, gradients=40, optimizer=80, average=40)
-    assert memory.on("none", 4) == 260
-    assert memory.on("zero2", 4) == 100 + 120 // 4 + 40
-    assert memory.on("zero3", 4) == memory.on("fsdp2", 4) == 65
+    assert memory.on("none", 4) == memory.on("none", 1, accumulate=2) == 260
+    assert memory.on("none", 4, accumulate=2) == 300
+    assert memory.on("fsdp2", 4) == 65
+    assert memory.on("zero2", 4) == 100 + (80 + 80) // 4 + 40  # ZeRO's own copies of the trained weights
+    assert memory.on("zero3", 4) == 75
+
+
+def test_importances_of_adalora_are_counted(tiny_folder, blocks_jsonl, tmp_path):
+    run = Trainer(recipe("adalora", tmp_path / "run", tiny_folder, blocks_jsonl))
+    run.model.train()
+    run.train_step([next(run.batches())])
+    memory, trained = memory_of(run.plain, 0.0), sum(p.numel() for p in run.plain.parameters() if p.requires_grad)
+    kept = run.ranks.allocator
+    tables = [getattr(kept, name).values() for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")]
+    importances = sum(value.nbytes for table in tables for value in table)
+    assert importances > 0
+    moments = sum(state[name].nbytes for state in run.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
+    assert moments == 8 * trained
+    assert memory.optimizer == moments + importances
 
 
 def test_a_dry_run_of_two_runs_counts_both(vlm_folder, blocks_jsonl, tmp_path):

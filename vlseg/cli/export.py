@@ -29,11 +29,13 @@ def parser() -> Parser:
     epilog = "\n".join([
         "KIND, of Results (SOURCE: JSON, JSON lines, Parquet, a folder of them, labels.jsonl):", *lines,
         "\nKIND, of a model (SOURCE: a run or a checkpoint; options as key=value behind it):", *models,
+        "  of every kind: data=SPEC [limit=20] tells how far SOURCE and export answer alike, on so many pictures",
         "\nexamples:",
         "  vlseg export coco masks/ --out coco",
         "  vlseg export yolo results.jsonl --copy-images --out yolo",
         "  vlseg export labelstudio labels.jsonl --image-prefix '/data/local-files/?d=' --out ls",
         "  vlseg export merged runs/lora --out merged",
+        "  vlseg export int4 runs/lora 'data=sprites?n=40' limit=40 --out int4",
         "\nexit code: 0 done, 1 a record or a picture failed (each named), 2 a wrong call or input",
     ])  # fmt: skip
     made = Parser("export", "Write Results for other tools, or a model for another runtime.", epilog)
@@ -109,5 +111,9 @@ def _model(args: Namespace) -> int:
     from vlseg.export.models import export_model
 
     path = export_model(args.kind, args.source, args.out, **settings)
+    if "data" in settings:
+        from vlseg.export.models import describe
+
+        print(describe(path), file=sys.stderr)
     print(path if path is not None else args.out)
     return 0

@@ -87,16 +87,17 @@ def export_onnx(folder: Path, out: Path, size: tuple[int, int] | None = None) ->
     random = np.random.default_rng(0)
     pixels = processor.normalise(torch.from_numpy(random.integers(0, 256, (1, *size, 3), np.uint8))).contiguous()
     packed = example_queries(processor, 3)
+    family = model.config.vlm.model_type
     with torch.no_grad():
         features = model.encode_image(pixels)
         named = tensors_of(features)
         tokens, dim = torch.export.Dim("tokens", min=2), torch.export.Dim("queries", min=1)
         shapes: Any = ({1: tokens}, {1: tokens}, {1: tokens}, {1: dim}, tuple({} for _ in named))
         row = [packed.tensors()[name] for name in QUERY_INPUTS]
-        convert(ImagePart(model), (pixels,), out / IMAGE_GRAPH, ["pixel_values"], list(named), None)
+        convert(ImagePart(model), (pixels,), out / IMAGE_GRAPH, ["pixel_values"], list(named), None, family)
         part = QueryPart(model, list(named), features.tokens.grid, features.tokens.tiles)
         inputs = [*QUERY_INPUTS, *named]
-        convert(part, (*row, *named.values()), out / QUERY_GRAPH, inputs, list(QUERY_OUTPUTS), shapes)
+        convert(part, (*row, *named.values()), out / QUERY_GRAPH, inputs, list(QUERY_OUTPUTS), shapes, family)
     place = {"size": list(size), "grid": list(features.tokens.grid), "tiles": list(features.tokens.tiles)}
     write_whole(out / SHAPES, json.dumps(place) + "\n")
     model.config.save_pretrained(out)
@@ -124,9 +125,15 @@ def example_queries(processor: VLSegProcessor, count: int) -> Packed:
 
 
 def convert(
-    part: nn.Module, example: tuple[torch.Tensor, ...], file: Path, inputs: list[str], outputs: list[str], shapes: Any
+    part: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    file: Path,
+    inputs: list[str],
+    outputs: list[str],
+    shapes: Any,
+    family: str,
 ) -> None:
-    """Write one graph. Raises VLSegError where torch cannot."""
+    """Write one graph. family: the model type, for messages. Raises VLSegError where torch cannot."""
     with quiet():
         try:
             program = torch.export.export(part, example, dynamic_shapes=shapes, strict=False)
@@ -139,7 +146,7 @@ def convert(
             graphs.save(str(file), external_data=False)
         except Exception as error:  # every step of the exporter has its own way to say no
             reason = " ".join(str(error).split())[:200]
-            raise VLSegError(f"onnx: {file.name} of this model cannot be exported ({reason})") from error
+            raise VLSegError(f"onnx: {file.name} of {family} cannot be exported ({reason})") from error
 
 
 def difference(model: VLSegModel, out: Path, pixels: torch.Tensor, packed: Packed) -> float:
@@ -156,17 +163,24 @@ def difference(model: VLSegModel, out: Path, pixels: torch.Tensor, packed: Packe
     for mine, theirs in ((got.mask_logits, expected.mask_logits), (got.evidence, expected.evidence)):
         worst = max(worst, float((mine - theirs).abs().max() / theirs.abs().max().clamp_min(1.0)))
     if not worst <= TOLERANCE:
-        raise VLSegError(f"onnx: the graphs differ from the model by {worst:.1e} (more than {TOLERANCE:g})")
+        raise VLSegError(
+            f"onnx: the graphs of {model.config.vlm.model_type} differ from the model by {worst:.1e} (more than "
+            f"{TOLERANCE:g})"
+        )
     return worst
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter tells its progress on stdout, and warns of what does not matter here."""
+    """The exporter tells its progress on stdout, its half-made graphs on stderr, and warns of what does not matter."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # what it cannot do it raises, too
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

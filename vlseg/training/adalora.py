@@ -34,11 +34,14 @@ class RankSchedule:
     """The pruning of one run.
 
     orthogonality: the term of the loss, already weighted; `step` follows every optimizer step while its gradients are
-    still there; `ranks`: what is left; `history`: [step, ranks in the order of `names`] after each pruning.
+    still there; `ranks`: what is left; `history`: [step, ranks in the order of `names`] after each pruning. settled:
+    the last pruning is over; packed: and the adapters hold nothing else any more (`vlseg/training/repack.py`).
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, packed: bool = False):
         self.model: Any = model
+        self.packed = self.settled = packed
+        self.pattern: dict[str, list[bool]] = {}  # by E's name, as peft keeps it
         adapted: Any = model
         self.settings: Any = adapted.peft_config[ADAPTER]
         self.allocator: Any = adapted.base_model.rankallocator
@@ -56,17 +59,28 @@ class RankSchedule:
 
     def step(self, step: int) -> None:
         """Weigh the ranks by the gradients of optimizer step number `step` (from 1), and prune where it is time."""
+        if self.packed:
+            self.hold_the_dead()
+            return
         self.model.base_model.update_and_allocate(step)
+        self.pattern = self.settings.rank_pattern or {}
+        self.settled = step >= self.settings.total_step - self.settings.tfinal and bool(self.pattern)
         ranks = self.ranks()
         if ranks != self.history[-1][1]:
             self.history.append((step, ranks))
 
+    @torch.no_grad()
+    def hold_the_dead(self) -> None:
+        """Of a layer without any rank left one is still there, and must not come back."""
+        for (_, layer), rank in zip(layers(self.model), self.history[-1][1], strict=True):
+            if rank == 0:
+                layer.lora_E[ADAPTER].zero_()
+
     def ranks(self) -> list[int]:
         """What is left of each adapter: singular values that no pruning has set to zero."""
-        pattern = self.settings.rank_pattern
-        if not pattern:
+        if not self.pattern:
             return list(self.history[0][1])
-        left = {key.split(".lora_E")[0]: sum(mask) for key, mask in pattern.items()}
+        left = {key.split(".lora_E")[0]: sum(mask) for key, mask in self.pattern.items()}
         return [left[name] for name in self.names]
 
     def summary(self) -> dict[str, float]:
@@ -78,14 +92,17 @@ class RankSchedule:
         """Plain tensors and lists for a checkpoint: smoothed importances, what is pruned, the history."""
         names = ("ipt", "exp_avg_ipt", "exp_avg_unc")
         kept = {name: dict(getattr(self.allocator, name)) for name in names}
-        return {**kept, "pattern": self.settings.rank_pattern or {}, "history": self.history}
+        told = {"pattern": self.pattern, "settled": self.settled, "packed": self.packed, "history": self.history}
+        return {**kept, **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        places = {name: p.device for name, p in self.allocator_parameters()}
-        for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-            setattr(self.allocator, name, {key: value.to(places[key]) for key, value in state[name].items()})
-        self.settings.rank_pattern = state["pattern"] or None
+        self.pattern = state["pattern"]
+        if not self.packed:  # else there is nothing to prune any more
+            places = {name: p.device for name, p in self.allocator_parameters()}
+            for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+                setattr(self.allocator, name, {key: value.to(places[key]) for key, value in state[name].items()})
+            self.settings.rank_pattern = state["pattern"] or None
         self.history = [(step, list(ranks)) for step, ranks in state["history"]]
 
     def allocator_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:

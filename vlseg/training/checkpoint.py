@@ -91,7 +91,8 @@ def save(root: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
 def begin(root: Path, step: int) -> Path:
     """The empty folder in which the checkpoint of a step grows, shards of other ranks included."""
-    folder = discard(root, step)
+    sweep(root)
+    folder = partial(root, step)
     folder.mkdir(parents=True)
     return folder
 
@@ -122,11 +123,15 @@ def partial(root: Path, step: int) -> Path:
     return root / f".step-{step}.partial"
 
 
-def discard(root: Path, step: int) -> Path:
-    """Remove what has grown of a checkpoint; the place where it was."""
-    folder = partial(root, step)
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
+def discard(root: Path, step: int) -> None:
+    """Remove what has grown of a checkpoint."""
+    shutil.rmtree(partial(root, step), ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Remove what runs that were killed while they saved have left: half checkpoints of any step, gigabytes each."""
+    for folder in root.glob(".step-*.partial"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

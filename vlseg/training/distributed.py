@@ -10,18 +10,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import nn
 from transformers.integrations import unset_hf_deepspeed_config
 
 from vlseg.training.adapters import base_of
 from vlseg.training.config import Sharding, TrainConfig
 from vlseg.training.refusals import refuse
+from vlseg.training.shared_out import check_shared
 from vlseg.types import VLSegError
 
 # One rank may validate, or write a large checkpoint, while the others wait.
@@ -37,7 +39,11 @@ def asked_sharding() -> Sharding:
 
 
 def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
-    """This process's Accelerator. Raises VLSegError for settings that do not go together, for lost processes."""
+    """This process's Accelerator.
+
+    Raises VLSegError for settings that do not go together, for lost processes, and for an `out` that not all of them
+    see.
+    """
     sharding = asked_sharding()
     refuse(config, sharding)
     on_cpu = not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
@@ -64,6 +70,8 @@ def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
         # Else transformers and peft shard while they build; the model is built whole, and sharded when it is prepared.
         unset_hf_deepspeed_config()
     else:
+        # Gradients lie in the buffers in which they are exchanged: else there would be two of each.
+        options["kwargs_handlers"].append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu, **options)
     lost = [name for name in trackers if name not in {str(getattr(t, "value", t)) for t in accelerator.log_with}]
     if lost:
@@ -74,6 +82,7 @@ def make_accelerator(config: TrainConfig) -> tuple[Accelerator, Sharding]:
     wanted = {"none": None, "fsdp2": DistributedType.FSDP}.get(sharding, DistributedType.DEEPSPEED)
     if wanted is not None and accelerator.distributed_type != wanted:
         raise VLSegError(f"{sharding} was asked for, and Accelerate came up as {accelerator.distributed_type.value}")
+    check_shared(accelerator, Path(config.out))
     return accelerator, sharding
 
 

@@ -22,30 +22,30 @@ def launch(config: TrainConfig, again: list[str], file: Path, processes: int | N
     """Run a configuration as an accelerate config says; the exit code.
 
     again: arguments of `vlseg train` that name the same configuration, for the processes of `accelerate launch`.
-    processes: on this machine, instead of what the file says. Under torchrun or another launcher, which has started the
-    processes already, only the file's settings are taken. Raises VLSegError for a file that is none of accelerate's.
+    processes: on this machine, instead of what the file says, whose `num_processes` are those of all its machines.
+    Under torchrun or another launcher, which has started the processes already, only the file's settings are taken.
+    Raises VLSegError for a file that is none of accelerate's.
     """
     settings = read_yaml(file)
     if "distributed_type" not in settings:
         raise VLSegError(f"{file}: not an accelerate config (no distributed_type); `accelerate config` writes one")
     if "WORLD_SIZE" in os.environ:
-        started = int(os.environ["WORLD_SIZE"])
+        started = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         if processes is not None and processes != started:
-            raise VLSegError(f"--processes {processes}: {started} were started already; leave the option out here")
+            raise VLSegError(f"--processes {processes}: {started} were started here already; leave the option out")
         os.environ.update(variables(settings))
         return run_rank(config)
-    count = processes or int(settings.get("num_processes", 1))
+    count, machines = counted(settings, file, processes)
     import torch
 
     if torch.cuda.is_available() and not settings.get("use_cpu"):
-        if int(settings.get("num_machines", 1)) == 1 and count > torch.cuda.device_count():
+        here, found = count // machines, torch.cuda.device_count()
+        if here > found:
             raise VLSegError(
-                f"{count} processes need as many GPUs, and this machine has {torch.cuda.device_count()}; "
-                f"say --processes {torch.cuda.device_count()}"
+                f"{here} processes need as many GPUs, and this machine has {found}; say --processes {found}"
             )
         call = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", str(count)]
         os.execv(sys.executable, [sys.executable, *call, "-m", "vlseg.cli", "train", *again])
-    machines = int(settings.get("num_machines", 1))
     if machines > 1:
         raise VLSegError(
             f"{file}: num_machines: {machines}; on CPUs vlseg starts the processes of one machine only: start torchrun "
@@ -76,10 +76,31 @@ def variables(settings: dict[str, Any]) -> dict[str, str]:
     return out
 
 
+def counted(settings: dict[str, Any], file: Path, processes: int | None) -> tuple[int, int]:
+    """Of an accelerate config: (processes on all machines, machines).
+
+    processes: on each machine, instead of what the file says. Raises VLSegError for a number that accelerate would
+    round down without a word.
+    """
+    machines = int(settings.get("num_machines", 1))
+    if processes:
+        return processes * machines, machines
+    count = int(settings.get("num_processes", 1))
+    if count % machines:
+        raise VLSegError(
+            f"{file}: num_processes: {count} counts those of all machines, and cannot be dealt evenly to "
+            f"num_machines: {machines}; say --processes N, those of one machine"
+        )
+    return count, machines
+
+
 def sharding_of(file: Path, processes: int | None) -> tuple[Sharding, int]:
-    """What an accelerate config spreads a run over: how, and the number of processes."""
+    """What an accelerate config spreads a run over: how, and the number of processes on all its machines.
+
+    processes: on each machine, instead of what the file says.
+    """
     settings = read_yaml(file)
-    count = processes or int(settings.get("num_processes", 1)) * int(settings.get("num_machines", 1))
+    count, _ = counted(settings, file, processes)
     if settings.get("distributed_type") == "FSDP":
         return "fsdp2", count
     if settings.get("distributed_type") != "DEEPSPEED":

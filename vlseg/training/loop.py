@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -76,6 +77,13 @@ class Trainer:
         self.adapted = config.adapter.kind != "none"
         torch.manual_seed(config.seed)  # of the adapters' first weights, whatever was drawn before
         self.plain: nn.Module = attach(self.core, config, start.new, self.rounded) if self.adapted else self.core
+        left = None
+        if config.adapter.kind == "adalora":
+            from vlseg.training import repack
+
+            left = repack.settled(self.out / "checkpoints")
+            if left is not None:
+                repack.shrink(self.plain, left)
         self.prepare_model()
         optimizer = build_optimizer(self.plain, config.optim)
         if config.warmup.steps and not step_folders(self.out / "checkpoints"):
@@ -88,7 +96,7 @@ class Trainer:
         if config.adapter.kind == "adalora":
             from vlseg.training.adalora import RankSchedule
 
-            self.ranks = RankSchedule(self.plain)
+            self.ranks = RankSchedule(self.plain, packed=left is not None)
         self.watch = GradientWatch(self.plain, config.adapter.patience, self.engine.gradient) if self.adapted else None
         self.losses = config.loss
         if isinstance(self.feed, SampleBatches):  # of a data set's samples nobody knows what else is in the picture
@@ -171,6 +179,9 @@ class Trainer:
         state.resume(self)
         for line in describe(self.feed):
             self.journal.say(line)
+        if self.ranks and self.ranks.packed:
+            ranks = self.ranks.history
+            self.journal.say(f"adapters: {sum(ranks[-1][1])} of {sum(ranks[0][1])} ranks are left, and hold all memory")
         if self.forgets_paths():
             self.journal.say("paths: this run does not train the model's path mode (paths.on=true does)")
         self.journal.open(self.step, self.config)
@@ -220,6 +231,16 @@ class Trainer:
                 by = f"signal {self.stop_signal}" if self.stop_signal else "a signal to another process"
                 self.journal.say(f"stopped by {by} at step {self.step}; the same command goes on from here")
                 raise Stopped
+            if self.ranks and self.ranks.settled and not self.ranks.packed and not done:
+                self.pack()
+
+    def pack(self) -> None:
+        """After AdaLoRA's last pruning: go on without the ranks that are gone. Raises `Repacked`."""
+        folder = self.out / "checkpoints" / f"step-{self.step}"
+        if not folder.exists():
+            state.write(self)
+        if folder.exists():  # a full disk lets the run go on as it is
+            raise Repacked
 
     def forgets_paths(self) -> bool:
         """Whether the model writes paths and this run moves its weights without a loss of theirs."""
@@ -255,6 +276,10 @@ class Trainer:
             os._exit(128 + number)
 
 
+class Repacked(Exception):
+    """The run is to be built anew from its last checkpoint, with smaller adapters (`vlseg/training/repack.py`)."""
+
+
 class Stopped(KeyboardInterrupt):
     """A run was interrupted, is saved, and has said so."""
 
@@ -277,7 +302,11 @@ def train(config: TrainConfig) -> None:
             AcceleratorState._reset_state()  # the next run may want other plugins
         # what the first run has built is part of its checkpoint
         config.model.source, config.model.build, config.model.head = str(Path(before.out) / "final"), {}, {}
-    trainer(config).run()
+    try:
+        trainer(copy.deepcopy(config)).run()
+    except Repacked:
+        AcceleratorState._reset_state()
+        trainer(config).run()
 
 
 def trainer(config: TrainConfig) -> Trainer:

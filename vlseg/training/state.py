@@ -26,6 +26,8 @@ def resume(run: Trainer) -> None:
     Raises VLSegError for one of a run that was spread in another way, and where the processes see different ones.
     """
     root = run.out / "checkpoints"
+    if run.main:
+        checkpoint.sweep(root)
     state = checkpoint.load_newest(root, run.journal.say) if run.main else None
     if run.accelerator.num_processes > 1:
         step = broadcast_object_list([state["step"] if state else 0])[0]  # one process reads all files for all
@@ -45,6 +47,10 @@ def resume(run: Trainer) -> None:
                 f"{folder}: written with sharding {sharding}, this run has {run.sharding}; go on as it began, or start "
                 "a new run with model=.../final"
             )
+        if run.ranks and run.ranks.packed and not state["adalora"]["packed"]:
+            from vlseg.training import repack  # imports peft, which other runs need not
+
+            repack.shrunk(state, run.plain, run.optimizer, repack.by_layer(state["adalora"]["pattern"]))
         if run.sharding == "none":
             load: Any = load_trained_state if run.adapted else nn.Module.load_state_dict
             load(run.plain, state["model"])
