@@ -17,16 +17,8 @@ from vlseg.data.registry import open_dataset
 from vlseg.masks.rle import decode, encode
 from vlseg.models.processing import VLSegProcessor
 from vlseg.training.config import TrainConfig
-from vlseg.training.samples import (
-    Plan,
-    SampleBatches,
-    Source,
-    at_size,
-    labelled,
-    load_of,
-    picture_size,
-    turns,
-)
+from vlseg.training.plan import Plan, labelled, load_of, picture_size, turns
+from vlseg.training.samples import SampleBatches, Source, at_size
 from vlseg.training.sources import describe, open_feed
 from vlseg.types import VLSegError
 
