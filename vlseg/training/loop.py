@@ -180,8 +180,8 @@ class Trainer:
         for line in describe(self.feed):
             self.journal.say(line)
         if self.ranks and self.ranks.packed:
-            ranks = self.ranks.history
-            self.journal.say(f"adapters: {sum(ranks[-1][1])} of {sum(ranks[0][1])} ranks are left; the others take no memory")
+            began, left = (sum(self.ranks.history[place][1]) for place in (0, -1))
+            self.journal.say(f"adapters: {left} of {began} ranks are left; the others take no memory")
         if self.forgets_paths():
             self.journal.say("paths: this run does not train the model's path mode (paths.on=true does)")
         self.journal.open(self.step, self.config)
