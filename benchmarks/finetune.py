@@ -47,20 +47,26 @@ SHOWN = ("mIoU", "buffered-IoU", "P@0.5", "N-acc")
 TRAIN_SEED, VAL_SEED, TEST_SEED = 1, 900_001, 910_001
 VAL_SCENES = 60
 
-# A model of 11 million weights that has seen drawings only: it has more to learn than a large one, so rates are higher
-# than in the recipes, which are meant for pretrained models. Matrices follow Muon where pruning needs no gradients.
 # What the embedded model was trained with; thin strokes live along their outlines.
 LOSSES = ["loss.bce=4", "loss.dice=2.5", "loss.edge=1.5", "loss.ground=1.5", "loss.target=0.5"]
+
+# A model of 11 million weights that has seen drawings only: it has more to learn than a large one, so rates are higher
+# than in the recipes, which are meant for pretrained models, and matrices follow Muon.
 WHOLE = ["optim.lr=1.5e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
-LOW = ["optim.lr=2e-3", "optim.head_scale=1"]
 FAST = ["optim.lr=2e-3", "optim.matrix_lr=0.005", "optim.embedding_scale=4", "optim.head_scale=1"]
 RATES: dict[str, list[str]] = {
     "full": WHOLE,
     "lora": FAST,
-    "adalora": LOW,
+    "adalora": FAST,
     "qlora": FAST,
     "qat": WHOLE,
-    "adalora-qat": ["optim.lr=2e-4", "first.optim={lr: 2.0e-3, head_scale: 1.0}"],
+    "adalora-qat": [
+        "optim.lr=7e-4",
+        "optim.matrix_lr=0.005",
+        "optim.embedding_scale=4",
+        "optim.head_scale=1",
+        "first.optim={lr: 2.0e-3, matrix_lr: 0.005, embedding_scale: 4.0, head_scale: 1.0}",
+    ],
 }
 
 

@@ -3,7 +3,7 @@
 Measured: every (recipe, way) is a process of its own that makes real optimizer steps of `vlseg train` on drawn scenes.
 A step sees the same number of expressions, "packed" behind one picture, or in "rows", each with a picture of its own.
 
-    python benchmarks/memory.py [--recipe lora qlora qat full] [--side 256] [--queries 8] [--json]
+    python benchmarks/memory.py [--recipe lora adalora qlora qat full] [--side 256] [--queries 8] [--json]
     python benchmarks/memory.py --docs docs/fine-tuning.md
 """
 
@@ -148,16 +148,20 @@ def computed(size: str, recipe: str) -> dict[str, Any]:
         model = VLSegModel(VLSegConfig(vlm=vlm, pixel_encoder=named(PIXEL_ENCODER)[0], seg_token_id=1, rej_token_id=2))
     total = sum(p.numel() for p in model.parameters())
     packed = sum(m.weight.numel() for m in map(model.get_submodule, linear_layers(model, ["decoder"])))  # type: ignore[misc,operator]
+    importances = 0.0
     if config.adapter.kind == "none":
         trained, weights = total, 4.0 * total
     else:
         new = ["pixel_encoder.pyramid"] if getattr(model.pixel_encoder, "pyramid", None) is not None else []
-        trained = sum(pair[0] for pair in count_parameters(attach(model, config, new)).values())
+        adapted = attach(model, config, new)
+        trained = sum(pair[0] for pair in count_parameters(adapted).values())
+        if config.adapter.kind == "adalora":  # three running importances of each adapter weight
+            importances = 12.0 * sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
         held = {"nf4": NF4_BYTES, "int8": 1.0}.get(config.model.base)
         weights = 2.0 * total if held is None else held * packed + 2.0 * (total - packed)
         weights += 4.0 * trained
     return {"size": size, "recipe": recipe, "total": total, "trained": trained, "weights": weights,
-            "bytes": weights + 12.0 * trained}  # fmt: skip
+            "bytes": weights + 12.0 * trained + importances}  # fmt: skip
 
 
 def page(measured: list[dict[str, Any]], estimates: list[dict[str, Any]], side: int, queries: int) -> str:
@@ -184,7 +188,8 @@ def page(measured: list[dict[str, Any]], estimates: list[dict[str, Any]], side: 
     lines += [
         "",
         "Computed, never measured: GiB that a run of the shipped recipe holds from step to step on one device (weights, "  # noqa: E501
-        "gradients, two moments in float32); activations come on top, and `--dry-run` tells them.",
+        "gradients, two moments in float32, AdaLoRA's importances before its last pruning); activations come on top, "
+        "and `--dry-run` tells them.",
         "",
         "| model | weights | " + " | ".join(RECIPES) + " |",
         "|---|---|" + "---|" * len(RECIPES),
@@ -200,7 +205,7 @@ def page(measured: list[dict[str, Any]], estimates: list[dict[str, Any]], side: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=["lora", "qlora", "qat", "full"])
+    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels")
     parser.add_argument("--queries", type=int, default=8, help="expressions a step")

@@ -272,7 +272,6 @@ REFUSED = [
     ({"model": {"base": "bfloat16"}, "adapter": "lora", "mixed_precision": "no"}, "none", "needs mixed_precision=bf16"),
     ({"adapter": "adalora"}, "fsdp2", "pruning needs every gradient whole"),
     ({"adapter": "adalora"}, "zero2", "pruning needs every gradient whole"),
-    ({"adapter": "adalora", "optim": {"matrix_lr": 0.01}}, "none", "Muon spends the gradients"),
     ({"optim": {"matrix_lr": 0.01}}, "fsdp2", "Muon needs whole matrices"),
     ({"optim": {"matrix_lr": 0.01}}, "zero3", "Muon needs whole matrices"),
     ({"optim": {"ema": 0.9}}, "zero2", "set optim.ema=0"),

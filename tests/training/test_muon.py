@@ -50,6 +50,34 @@ def test_only_matrices_and_dense_kernels_follow_muon():
     assert groups[True]["base"] == 2e-2
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_gradients_are_spent_or_kept_and_the_step_is_the_same(keeps):
+    model, other = small(), small()
+    optimizer, plain = build_optimizer(model, OPTIM), build_optimizer(other, OPTIM)
+    optimizer.keeps_gradients = keeps
+    for net in (model, other):
+        net(torch.linspace(-1, 1, 3 * 11 * 11).view(1, 3, 11, 11).sin()).square().sum().backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    plain.step()
+    for p, q, gradient in zip(model.parameters(), other.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+        if p is model[3].weight and not keeps:
+            assert p.grad is None
+        else:
+            assert torch.equal(p.grad, gradient)
+
+
+def test_only_adalora_keeps_gradients_and_its_singular_values_follow_adamw():
+    model = small()
+    assert not build_optimizer(model, OPTIM).keeps_gradients
+    model.lora_E = nn.ParameterDict({"default": torch.zeros(6, 1)})
+    optimizer = build_optimizer(model, OPTIM)
+    assert optimizer.keeps_gradients
+    muon = [p for group in optimizer.param_groups if group["matrix"] for p in group["params"]]
+    assert [p.shape for p in muon] == [(6, 8, 3, 3)]
+
+
 def test_muon_and_adamw_both_move_and_state_reloads():
     model = small()
     before = [p.detach().clone() for p in model.parameters()]

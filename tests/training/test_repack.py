@@ -40,7 +40,7 @@ def whole(ask, tmp_path_factory):
 
 def sizes(state):
     """Numbers of weights and of moments in a checkpoint."""
-    moments = [entry[key] for entry in state["optimizer"]["state"].values() for key in repack.MOMENTS]
+    moments = [entry[key] for entry in state["optimizer"]["state"].values() for key in repack.MOMENTS if key in entry]
     return (sum(t.numel() for n, t in state["model"].items() if "lora_" in n), sum(m.numel() for m in moments),
             sum(t.numel() for t in state["ema"]["average"]))  # fmt: skip
 
@@ -74,6 +74,20 @@ def test_interrupted_before_at_and_after_it(whole, ask, tmp_path, stop):
     begins = train_in_two_goes(ask(tmp_path), stop=stop)["begins"]
     assert begins == {2: [0, 2, 3], 3: [0, 3], 5: [0, 3, 5]}[stop]
     assert differing(whole, tmp_path) == []
+
+
+def test_muon_goes_on_with_what_is_left(ask, tmp_path):
+    muon = "optim.matrix_lr=0.005"
+    train(ask(tmp_path / "whole", muon))
+    state = checkpoint.read_state(checkpoint.step_folders(tmp_path / "whole" / "checkpoints")[-1])
+    began, left = (sum(state["adalora"]["history"][i][1]) for i in (0, -1))
+    assert left < 0.4 * began  # importances come from gradients, which Muon would have spent
+    adapters = sum(t.numel() for n, t in state["model"].items() if "lora_A" in n or "lora_B" in n)
+    moved = [entry["momentum"].numel() for entry in state["optimizer"]["state"].values() if "momentum" in entry]
+    assert sum(moved) >= adapters > 0
+    many_runs.fresh_state()
+    assert train_in_two_goes(ask(tmp_path / "two", muon), stop=4)["begins"] == [0, 3, 4]
+    assert differing(tmp_path / "whole", tmp_path / "two") == []
 
 
 def test_a_layer_without_any_rank_left_stays_at_zero(whole, ask):

@@ -30,28 +30,36 @@ class MuonAdamW(torch.optim.AdamW):
     """AdamW whose groups with `matrix: True` follow Muon instead. Kernels (out, in, h, w) count as (out, in * h * w).
 
     The ranks of a data-parallel run hold the same gradients: each orthogonalises its share and they exchange the rest.
+    keeps_gradients: they are as they were after a step, for AdaLoRA's pruning; costs a copy of them within the step.
     """
 
     momentum = 0.95
+    keeps_gradients = False
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; `closure` as in torch. Gradients of Muon's matrices are spent by it (set to None)."""
+        """One step; `closure` as in torch. Gradients of Muon's matrices are spent by it (set to None) unless kept."""
         jobs = [(p, group) for group in self.param_groups if group.get("matrix") for p in group["params"]]
         jobs = [(p, group) for p, group in jobs if p.grad is not None]
+        gradients, looks = [p.grad for p, _ in jobs], []
         for p, _ in jobs:
             state = self.state[p]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(p)
                 state["step"] = torch.tensor(0.0)  # AdamW's own reloading asks for it
             state["momentum"].lerp_(p.grad, 1 - self.momentum)
-            p.grad.lerp_(state["momentum"], self.momentum)  # Nesterov's look ahead
-        for (p, group), update in zip(jobs, shared_updates([p.grad for p, _ in jobs]), strict=True):
+            look = p.grad.clone() if self.keeps_gradients else p.grad
+            looks.append(look.lerp_(state["momentum"], self.momentum))  # Nesterov's look ahead
+        for (p, group), update in zip(jobs, shared_updates(looks), strict=True):
             rows, columns = p.shape[0], p[0].numel()
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(update.view_as(p), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
-            p.grad = None
-        return super().step(closure)
+            p.grad = None  # not AdamW's
+        told = super().step(closure)
+        if self.keeps_gradients:
+            for (p, _), gradient in zip(jobs, gradients, strict=True):
+                p.grad = gradient
+        return told
 
 
 def shared_updates(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -81,7 +89,10 @@ def shared_updates(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def is_matrix(name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon suits it: matrices and dense kernels; no embedding, prototype, depthwise kernel, norm or bias."""
-    if parameter.ndim < 2 or "embed_tokens" in name or "lm_head" in name or "prototypes" in name:
+    """Whether Muon suits it: matrices and dense kernels; no embedding, prototype, depthwise kernel, norm or bias.
+
+    Nor AdaLoRA's singular values, which are a column.
+    """
+    if parameter.ndim < 2 or any(part in name for part in ("embed_tokens", "lm_head", "prototypes", "lora_E")):
         return False
     return not (parameter.ndim == 4 and parameter.shape[1] <= 3)  # depthwise, and kernels that read pixels

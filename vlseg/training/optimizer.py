@@ -40,8 +40,12 @@ def build_optimizer(model: nn.Module, optim: OptimSection) -> torch.optim.Optimi
                     "matrix": kind == "matrix",
                 }
             )
-    optimizer = MuonAdamW if any(kind == "matrix" for kind, _ in groups) else torch.optim.AdamW
-    return optimizer(arguments, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True)
+    muon = any(kind == "matrix" for kind, _ in groups)
+    made = MuonAdamW if muon else torch.optim.AdamW
+    optimizer = made(arguments, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True)
+    if isinstance(optimizer, MuonAdamW):
+        optimizer.keeps_gradients = any("lora_E" in name for name, _ in model.named_parameters())
+    return optimizer
 
 
 def kind_of(name: str, parameter: nn.Parameter, muon: bool) -> str:

@@ -36,8 +36,6 @@ def refuse(config: TrainConfig, sharding: Sharding) -> None:
         raise VLSegError(
             f"optim.matrix_lr under {sharding}: Muon needs whole matrices; use --launch ddp, or 0 for AdamW"
         )
-    if config.optim.matrix_lr and adapter == "adalora":
-        raise VLSegError("optim.matrix_lr with AdaLoRA: Muon spends the gradients that pruning reads; set it to 0")
     if config.optim.ema and sharding in ("zero2", "zero3"):
         raise VLSegError(f"optim.ema under {sharding}: the average needs whole weights; set optim.ema=0")
     if config.warmup.steps and sharding != "none":

@@ -18,7 +18,7 @@ from vlseg.training.adapters import ADAPTER
 
 # The dimension of the ranks in each factor; E weighs what A and B span.
 FACTORS = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")  # AdamW's and Muon's
 
 Pattern = dict[str, list[bool]]  # by layer: which of the ranks it began with are left
 
