@@ -53,19 +53,21 @@ LOSSES = ["loss.bce=4", "loss.dice=2.5", "loss.edge=1.5", "loss.ground=1.5", "lo
 # A model of 11 million weights that has seen drawings only: it has more to learn than a large one, so rates are higher
 # than in the recipes, which are meant for pretrained models, and matrices follow Muon.
 WHOLE = ["optim.lr=1.5e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
-FAST = ["optim.lr=2e-3", "optim.matrix_lr=0.005", "optim.embedding_scale=4", "optim.head_scale=1"]
+FACTORS = ["optim.lr=2e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
+# AdaLoRA's singular values begin at zero and follow AdamW: at 2e-3 it stays behind LoRA from the first steps.
+RANKS = ["optim.lr=8e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=1", "optim.head_scale=1"]
 RATES: dict[str, list[str]] = {
     "full": WHOLE,
-    "lora": FAST,
-    "adalora": FAST,
-    "qlora": FAST,
+    "lora": FACTORS,
+    "adalora": RANKS,
+    "qlora": FACTORS,
     "qat": WHOLE,
     "adalora-qat": [
         "optim.lr=7e-4",
         "optim.matrix_lr=0.005",
         "optim.embedding_scale=4",
         "optim.head_scale=1",
-        "first.optim={lr: 2.0e-3, matrix_lr: 0.005, embedding_scale: 4.0, head_scale: 1.0}",
+        "first.optim={lr: 8.0e-3, matrix_lr: 0.01, embedding_scale: 1.0, head_scale: 1.0}",
     ],
 }
 

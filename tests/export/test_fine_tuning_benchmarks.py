@@ -46,7 +46,7 @@ def test_every_recipe_gets_the_same_steps_and_pictures(script, tmp_path):
     assert configs["full"].optim.matrix_lr > 0
     assert configs["adalora"].optim.matrix_lr == configs["lora"].optim.matrix_lr > 0
     assert configs["adalora-qat"].first["adapter"]["kind"] == "adalora"  # the rates are laid on top of it
-    assert configs["adalora-qat"].first["optim"]["lr"] == 2e-3
+    assert configs["adalora-qat"].first["optim"]["lr"] == 8e-3
 
 
 @pytest.mark.parametrize("second", ["none", "lora"])
