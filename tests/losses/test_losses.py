@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
-from vlseg.losses.mask import bce_per_query, dice_per_query, edge_per_query, shrink, split_labels
+from vlseg.losses.mask import bce_per_query, dice_per_query, edge_per_query, grown, shrink, split_labels
 
 
 def test_bce_and_dice_by_hand():
@@ -44,6 +44,14 @@ def test_edge_by_hand(reach, height, ignore):
     assert found[1] == 0
     logits[0, 0, 0, 23] = 50.0  # far from the outline
     assert edge_per_query(logits, target, valid if ignore else None, reach)[0, 0] == found[0]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 9), st.integers(0, 4))
+def test_grown_is_a_maximum_over_a_window(seed, height, width, reach):
+    torch.manual_seed(seed)
+    mask = torch.rand(2, 3, height, width) > 0.8
+    pooled = F.max_pool2d(mask.float(), 2 * reach + 1, 1, reach) > 0.5
+    assert torch.equal(grown(mask, reach), pooled)
 
 
 @given(seed=st.integers(0, 10_000), soft=st.booleans())

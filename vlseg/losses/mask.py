@@ -34,12 +34,23 @@ def edge_per_query(
     A thing's outline is few of its pixels: in the mean over the image it hardly counts, and masks stay blobs. Returns
     (B, K), 0 where there is no outline. target: in 0..1.
     """
-    size = 2 * reach + 1
-    grown = F.max_pool2d(target, size, 1, reach) > 0.5
-    shrunk = -F.max_pool2d(-target, size, 1, reach) > 0.5
-    band = (grown & ~shrunk).to(logits.dtype)
+    inside = target > 0.5
+    band = (grown(inside, reach) & grown(~inside, reach)).to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return weighted_mean(loss, band if valid is None else band * valid)
+
+
+def grown(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    """(..., h, w) bool: what lies at most `reach` rows and columns from the mask. Much faster than max pooling."""
+    tall = mask.clone()
+    for d in range(1, reach + 1):
+        tall[..., d:, :] |= mask[..., :-d, :]
+        tall[..., :-d, :] |= mask[..., d:, :]
+    wide = tall.clone()
+    for d in range(1, reach + 1):
+        wide[..., d:] |= tall[..., :-d]
+        wide[..., :-d] |= tall[..., d:]
+    return wide
 
 
 def weighted_mean(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
