@@ -1,6 +1,6 @@
 """The scenes of benchmarks/foreign_scenes.py: what they show and what is said of them."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,16 +11,22 @@ from vlseg.evaluation.scenes import score_scenes
 from vlseg.models.presets import build_preset
 from vlseg.worlds.atlas import entries
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "foreign_scenes.py"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MODULES = ("foreign_scenes", "foreign_pictures", "foreign_words", "foreign_nouns")
 
 
 @pytest.fixture(scope="module")
 def foreign():
-    spec = importlib.util.spec_from_file_location("foreign_scenes", SCRIPT)
-    module = sys.modules["foreign_scenes"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["foreign_scenes"]
+    """The script; `nouns` and `pictures`, modules that it stands on, are attributes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
+        module = importlib.import_module("foreign_scenes")
+        module.nouns, module.pictures = sys.modules["foreign_nouns"], sys.modules["foreign_pictures"]
+        yield module
+        for name in MODULES:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +40,18 @@ def scenes(foreign):
 
 def test_names_are_those_of_the_atlas(foreign):
     names = {entry["name"] for entry in entries()}
-    alike = [name for group in foreign.ALIKE for name in group]
-    assert names >= {*foreign.RENAMED, *foreign.SAID, *foreign.SKIPPED, *alike}
-    nouns = foreign.nouns()
+    alike = [name for group in foreign.nouns.ALIKE for name in group]
+    assert names >= {*foreign.nouns.RENAMED, *foreign.nouns.SAID, *foreign.nouns.SKIPPED, *alike}
+    nouns = foreign.nouns.nouns()
     assert len({n.code for n in nouns}) == len({n.said for n in nouns}) == len(nouns) > 400
     said = {n.said: n for n in nouns}
     assert {said[k].plural for k in ("mouse", "cup of tea", "bus", "strawberry")} == {
         "mice", "cups of tea", "buses", "strawberries"
     }  # fmt: skip
-    assert foreign.apart(said["dog"], said["laptop"])
-    assert not foreign.apart(said["penguin"], said["bird"])  # a keyword
-    assert not foreign.apart(said["green apple"], said["red apple"])  # a word
-    assert not foreign.apart(said["ship"], said["ferry"])  # a family with blurred edges
+    assert foreign.nouns.apart(said["dog"], said["laptop"])
+    assert not foreign.nouns.apart(said["penguin"], said["bird"])  # a keyword
+    assert not foreign.nouns.apart(said["green apple"], said["red apple"])  # a word
+    assert not foreign.nouns.apart(said["ship"], said["ferry"])  # a family with blurred edges
 
 
 def test_the_same_arguments_give_the_same_scenes(foreign, scenes):
