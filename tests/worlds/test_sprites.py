@@ -119,6 +119,8 @@ def test_share_of_absent_and_of_every_kind(scenes: list[Scene]) -> None:
     assert 0.35 <= counts["absent-hard"] / missing <= 0.65
     hard = sum(counts[k] for k in ("superlative", "relation", "negation", "colour"))
     assert hard >= 0.45 * total
+    untrue = sum(q.kind == "absent-hard" and bool(q.anchors) for scene in scenes for q in scene.queries)
+    assert untrue >= 0.1 * counts["relation"]  # both things are in sight, and yet it is not so
 
 
 def test_most_scenes_repeat_a_noun(scenes: list[Scene]) -> None:

@@ -7,7 +7,7 @@ from vlseg.worlds.draw import Draw
 from vlseg.worlds.grammar import (
     PLACES,
     Asked,
-    any_predicate,
+    Predicate,
     colour_predicate,
     colour_word,
     only,
@@ -53,29 +53,20 @@ def absent(r: Referents, d: Draw) -> Asked | None:
 def absent_hard(r: Referents, d: Draw) -> Asked | None:
     """The noun is there and its attribute is not; or its look-alike is there; or what it is said to be near is not."""
     pick = d.unit()
-    if pick < 0.26 or not r.groups:
+    if pick < 0.22 or not r.groups:
         found = r.look_alike(d)
         return None if found is None else _about(r, *found, d)
     group = d.choice(r.multis) if r.multis and d.chance(0.6) else d.choice(r.groups)
     members, phrase = group.members, group.phrase(d)
-    if pick < 0.34:
+    if pick < 0.29:
         return _missing_anchor(r, members, phrase, d)
-    if pick < 0.42 and countable(phrase) and len(members) < 4:
+    if pick < 0.34 and countable(phrase) and len(members) < 4:
         word = wordings.ORDINALS[d.below(4 - len(members)) + len(members)]
         side = d.choice(("left", "right", "top", "bottom"))
         text = sentence(word, phrase, f"from the {side}", False, d, link=False)
         return Asked(text, (), r.distractors((), members), (phrase,))
-    if pick < 0.62:
-        others = tuple(x for x in r.everyone if x not in members)
-        word = true_colour(r, others, d) if others and d.chance(0.6) else colour_word(d)
-        predicate = colour_predicate(r, word)
-    else:
-        drawn = any_predicate(r, d, members)
-        if drawn is None:
-            return None
-        predicate = drawn
-    hits = only(members, predicate)
-    if hits is None or hits or (predicate.before and not tintless(phrase)):
+    predicate = _untrue(r, members, d)
+    if predicate is None or (predicate.before and not tintless(phrase)):
         return None
     before, after = (predicate.words, "") if predicate.before else ("", predicate.words)
     if len(members) > 1 and d.chance(0.2):
@@ -84,6 +75,27 @@ def absent_hard(r: Referents, d: Draw) -> Asked | None:
         text = sentence(before, phrase, after, False, d)
     near = (*members, *predicate.anchors)
     return Asked(text, (), r.distractors((), near), (phrase, *predicate.nouns), predicate.anchors)
+
+
+def _untrue(r: Referents, members: tuple[int, ...], d: Draw) -> Predicate | None:
+    """What clearly holds for none of the members: mostly a relation to something that is there.
+
+    Without many of these a model takes any relation for true where both things are in sight.
+    """
+    kind = d.weighted(("colour", "relation", "place"), (0.28, 0.56, 0.16))
+    for _ in range(6):
+        predicate: Predicate | None
+        if kind == "colour":
+            others = tuple(x for x in r.everyone if x not in members)
+            word = true_colour(r, others, d) if others and d.chance(0.6) else colour_word(d)
+            predicate = colour_predicate(r, word)
+        elif kind == "relation":
+            predicate = relation_predicate(r, d, members)
+        else:
+            predicate = place_predicate(r, d.choice(PLACES), d)
+        if predicate is not None and only(members, predicate) == ():
+            return predicate
+    return None
 
 
 def _missing_anchor(r: Referents, members: tuple[int, ...], phrase: str, d: Draw) -> Asked | None:

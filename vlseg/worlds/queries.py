@@ -22,8 +22,8 @@ KINDS: dict[str, float] = {
     "all": 0.08,
     "negation": 0.09,
     "position": 0.05,
-    "absent": 0.088,
-    "absent-hard": 0.098,
+    "absent": 0.08,
+    "absent-hard": 0.12,
 }
 MAKERS: dict[str, Callable[[Referents, Draw], Asked | None]] = {
     "name": name,
