@@ -174,8 +174,8 @@ class VLSegProcessor:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in channels-last memory, mean and std taken out."""
-        mean = torch.tensor(self.image["mean"], dtype=torch.float32)
-        std = torch.tensor(self.image["std"], dtype=torch.float32)
+        mean = torch.tensor(self.image["mean"], dtype=torch.float32, device=pixels.device)
+        std = torch.tensor(self.image["std"], dtype=torch.float32, device=pixels.device)
         return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
     def __call__(self, images: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:

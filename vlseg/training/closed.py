@@ -145,7 +145,7 @@ class ClosedTrainer(Trainer):
         """
         config, accelerator, engine = self.config, self.accelerator, self.engine
         device, classes = accelerator.device, len(self.core.labels)
-        truths = [class_map(batch.to(device), self.core.labels) for batch in batches]
+        truths = [class_map(batch, self.core.labels).to(device) for batch in batches]  # looks at many numbers
         mine = [[(truth != IGNORE).sum(), shown(truth, classes).sum()] for truth in truths]
         own = torch.tensor(mine, dtype=torch.float64, device=device).sum(0)
         pixels, pairs = accelerator.reduce(own, "sum").clamp(min=1).tolist()

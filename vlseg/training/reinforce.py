@@ -79,6 +79,7 @@ class Reinforcer(Trainer):
             parameter.requires_grad_(parameter.requires_grad and any(part in name for part in TRAINED))
         if not self.adapted:
             self.reference = copy.deepcopy(self.core).requires_grad_(False).eval()
+            self.reference.to(self.accelerator.device)  # the model itself is moved when it is prepared
 
     def run(self) -> None:
         """See `Trainer.run`."""

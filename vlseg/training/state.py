@@ -143,5 +143,5 @@ def _read_average(run: Trainer, folder: Path) -> dict[str, Any]:
     file = _average_file(run, folder)
     if not file.exists():
         raise VLSegError(f"{folder}: its averaged weights are dealt to another number of processes; go on with as many")
-    average: dict[str, Any] = torch.load(file, weights_only=True)
+    average: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return average
