@@ -45,7 +45,8 @@ class InstanceTrainer(ClosedTrainer):
             pixels = self.processor.normalise(batch.pixels).to(device)
             with engine.part(last):
                 with engine.autocast():
-                    losses = self.model(pixels, instances(batch.to(device)), seed)
+                    truths = [{name: t.to(device) for name, t in truth.items()} for truth in instances(batch)]
+                    losses = self.model(pixels, truths, seed)
                 # ranks' gradients are averaged, so the sum over ranks needs their number back
                 engine.backward(losses.sum() * (ranks / images), last)
             sums += losses.detach() / images
