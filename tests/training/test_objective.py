@@ -17,12 +17,17 @@ BASE = {"mask", "coarse", "presence", "pixel_noun", "token_noun", "query_noun", 
 
 @pytest.fixture(scope="module")
 def made():
-    """made(**head): (model, batch, its output with gradients) of a tiny model on a fixed batch of two scenes."""
+    """made(**head): (model, batch, its output with gradients) of a tiny model on a fixed batch of two scenes.
+
+    several: the first batch that holds a query with several targets.
+    """
     world = SpriteWorld()
 
-    def make(**head):
+    def make(several=False, **head):
         model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0, head=head)
-        batch = SceneBatches(DataSection(seed=1, queries=5), [Stage(9, 2, [[64, 96]])], processor, 9)[4]
+        batches = SceneBatches(DataSection(seed=1, queries=5), [Stage(9, 2, [[64, 96]])], processor, 9)
+        several_at = (i for i in range(9) if batches[i].targets.sum(-1).max() > 1)
+        batch = batches[next(several_at) if several else 4]
         return model, batch, model(pixel_values=processor.normalise(batch.pixels), **batch.packed.tensors())
 
     return make
@@ -124,7 +129,7 @@ def test_labels_of_255_are_no_foreground(made):
 
 def test_slots_see_instances(made):
     """A query for several objects is matched slot by slot: the loss falls when each slot holds one of them."""
-    model, batch, output = made(slots=3)
+    model, batch, output = made(slots=3, several=True)
     several = (batch.targets.sum(-1) > 1).nonzero()
     assert len(several), "the batch must hold a query with several targets"
     weights = LossSection()
