@@ -44,7 +44,7 @@ def test_every_recipe_gets_the_same_steps_and_pictures(script, tmp_path):
         assert (config.data.train, config.data.images) == ("geometry?n=40&seed=1&size=96x96&queries=6", 4)
         assert (config.data.queries, config.model.area, config.loss.ground) == (6, 25600, 1.5)
     assert configs["full"].optim.matrix_lr > 0
-    assert configs["adalora"].optim.matrix_lr == configs["lora"].optim.matrix_lr > 0
+    assert configs["adalora"].optim.matrix_lr > 0
     assert configs["adalora-qat"].first["adapter"]["kind"] == "adalora"  # the rates are laid on top of it
     assert configs["adalora-qat"].first["optim"]["lr"] == 8e-3
 
