@@ -55,10 +55,9 @@ LOSSES = ["loss.bce=4", "loss.dice=2.5", "loss.edge=1.5", "loss.ground=1.5", "lo
 WHOLE = ["optim.lr=1.5e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
 # Muon's steps have one size, and what one does to a factor counts for more as the other grows: a constant 0.01 is as
 # fast as full fine-tuning for 100 steps, and then gets stuck (mask loss 1.00 at step 400, where 0.005 has 0.86).
-FALLING = ["optim.schedule=cosine", "optim.head_scale=1"]
 FACTORS = ["optim.lr=2e-3", "optim.matrix_lr=0.005", "optim.embedding_scale=4", "optim.head_scale=1"]
 # AdaLoRA's singular values begin at zero and follow AdamW: at 2e-3 it stays behind LoRA from the first steps.
-RANKS = ["optim.lr=8e-3", "optim.matrix_lr=0.007", "optim.embedding_scale=1", *FALLING]
+RANKS = ["optim.lr=8e-3", "optim.matrix_lr=0.007", "optim.schedule=cosine", "optim.head_scale=1"]
 RATES: dict[str, list[str]] = {
     "full": WHOLE,
     "lora": FACTORS,
