@@ -111,6 +111,7 @@ def test_an_adapter_is_nothing_at_first_learns_and_reloads_merged_and_through_pe
     merge.save_merged(adapted, state, VLSegProcessor.from_pretrained(folder), tmp_path / "final", torch.float32)
     merge.save_adapter(adapted, merge.adapter_state(adapted), tmp_path / "adapter")
     with torch.no_grad():
+        close(after, merge.plain_model(adapted, state, torch.float32).eval()(**batch))
         close(after, VLSegModel.from_pretrained(tmp_path / "final").eval()(**batch))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -329,7 +330,12 @@ def test_a_watch_that_is_resumed_has_seen_what_it_has_seen():
 def test_a_rank_that_holds_nothing_takes_part(sources):
     adapted = attach(VLSegModel.from_pretrained(sources["tied"]), config("lora"))
     assert merge.merged_state(adapted, held=False) == {}
-    assert len(merge.merged_state(adapted)) > 100
+    state = merge.merged_state(adapted)
+    assert len(state) > 100
+    halves = {p.dtype for p in merge.plain_model(adapted, state, torch.bfloat16).parameters()}
+    assert halves == {torch.bfloat16}
+    with pytest.raises(ValueError, match=r"missing_keys.*mask_head"):
+        merge.plain_model(adapted, {k: v for k, v in state.items() if "mask_head" not in k}, torch.float32)
 
 
 def test_a_run_on_an_int8_base(sources, blocks_jsonl, tmp_path):

@@ -13,7 +13,7 @@ from vlseg.metrics.case import Case
 from vlseg.models.modeling import VLSegModel
 from vlseg.systems.native import NativeSystem
 from vlseg.training import validation
-from vlseg.training.merge import merged_state, shell
+from vlseg.training.merge import merged_state, plain_model
 from vlseg.training.outcome import export
 from vlseg.training.samples import SampleBatches
 
@@ -70,10 +70,12 @@ def reading(run: Trainer) -> Iterator[NativeSystem | None]:
     model: VLSegModel | None = run.core
     if run.sharding != "none":
         weights = merged_state(run.plain, held=run.main)
-        model = VLSegModel(shell(run.plain).config) if run.main else None
-        if model is not None:
-            model.load_state_dict(weights)
-            model.to(run.accelerator.device)
+        device = run.accelerator.device
+        # The copy stands beside the main process's shard: on a GPU in the number type that it will be asked in.
+        half = run.config.mixed_precision == "bf16" and device.type != "cpu"
+        dtype = torch.bfloat16 if half else torch.float32
+        model = plain_model(run.plain, weights, dtype).to(device) if run.main else None
+        del weights
     # Outside of training only a model whose parts are held in different number types needs it.
     mixed = run.config.model.base != "float32" and run.config.mixed_precision == "bf16" and run.sharding == "none"
     training = run.model.training

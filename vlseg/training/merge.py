@@ -7,7 +7,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from vlseg.data.files import write_whole
 from vlseg.models.modeling import VLSegModel
 from vlseg.models.processing import VLSegProcessor
+from vlseg.systems.quiet import quiet_loading
 from vlseg.training.adapters import ADAPTER, base_of
 from vlseg.types import VLSegError
 
@@ -144,6 +145,18 @@ def shell(model: nn.Module) -> VLSegModel:
             del part.quantization_config
     with torch.device("meta"):
         return VLSegModel(config)
+
+
+def plain_model(model: nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype) -> VLSegModel:
+    """What `merged_state` gave as a model of its own, on the CPU. Raises ValueError for a state that does not fit."""
+    with quiet_loading():
+        plain, found = VLSegModel.from_pretrained(
+            None, config=shell(model).config, state_dict=dict(state), dtype=dtype, output_loading_info=True
+        )
+    wrong = {kind: sorted(map(str, found[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ValueError(f"not the weights of this model: {wrong}")
+    return cast(VLSegModel, plain)
 
 
 def cast_state(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
