@@ -8,7 +8,7 @@ import pytest
 import torch
 from many_runs import differing, recipe, train_in_two_goes, weights
 
-from vlseg.training import checkpoint, repack
+from vlseg.training import checkpoint, merge, repack
 from vlseg.training.adalora import layers
 from vlseg.training.adapters import ADAPTER
 from vlseg.training.loop import Trainer, train
@@ -115,3 +115,24 @@ def test_cuts():
     assert repack._cut("base_model.model.c.lora_E.default", pattern)[1].tolist() == [0]
     assert [repack._cut(f"base_model.model.{name}.lora_E.default", pattern)[2] for name in pattern] == [True, False]
     assert repack._cut("base_model.model.a.b.bias", pattern) is None
+
+
+def test_averages_do_not_remember_what_is_pruned(ask, tiny_folder, tmp_path):
+    """Without steps after the last pruning nothing is re-packed: folder and adapter must be one model all the same."""
+    from peft import PeftModel
+
+    from vlseg.models.modeling import VLSegModel
+    from vlseg.systems.quiet import quiet_loading
+
+    train(ask(tmp_path, "adapter.settle=0", "optim.ema=0.9"))
+    state = checkpoint.read_state(checkpoint.step_folders(tmp_path / "checkpoints")[-1])
+    began, left = (sum(state["adalora"]["history"][i][1]) for i in (0, -1))
+    assert left < 0.4 * began
+    assert not state["adalora"]["packed"]
+    with quiet_loading():
+        base = VLSegModel.from_pretrained(tiny_folder)
+        adapted = PeftModel.from_pretrained(base, tmp_path / "final" / "adapter")
+    expected, merged = merge.merged_state(adapted), weights(tmp_path / "final")
+    assert len(merged) > 100
+    apart = {n: d for n, v in merged.items() if (d := float((expected[n] - v).abs().max())) > 1e-5}
+    assert apart == {}

@@ -72,6 +72,16 @@ def test_a_run_leaves_what_it_promises(whole):
             assert len([k for k in file.keys() if "lm_head" in k or "embed_tokens" in k]) == 1  # noqa: SIM118
 
 
+def test_what_is_left_are_the_averages(whole):
+    state = checkpoint.load_newest(whole / "checkpoints")
+    names = [name for name, _ in Trainer(tiny(whole.parent / "names")).plain.named_parameters()]
+    averages = dict(zip(names, state["ema"]["average"], strict=True))
+    final = VLSegModel.from_pretrained(whole / "final").state_dict()
+    assert [n for n, value in averages.items() if not torch.equal(final[n], value.half().float())] == []
+    differ = [n for n, value in averages.items() if not torch.equal(final[n], state["model"][n].half().float())]
+    assert len(differ) > 0.8 * len(names)
+
+
 def test_weights_move_and_the_loss_is_finite(whole):
     before = Trainer(tiny(whole.parent / "fresh")).plain.state_dict()
     after = weights(whole)

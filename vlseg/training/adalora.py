@@ -6,6 +6,7 @@ model returns its own loss, and its pruned ranks stay in memory as zeros.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,6 +83,22 @@ class RankSchedule:
             return list(self.history[0][1])
         left = {key.split(".lora_E")[0]: sum(mask) for key, mask in self.pattern.items()}
         return [left[name] for name in self.names]
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def pruned(self) -> Iterator[None]:
+        """Within the block what is pruned is zero, although an average, or a step since, may say otherwise."""
+        singular = {} if self.packed else {name: layer.lora_E[ADAPTER] for name, layer in layers(self.model)}
+        before = {name: values.detach().clone() for name, values in singular.items()}
+        for key, mask in self.pattern.items():
+            values = singular.get(key.split(".lora_E")[0])
+            if values is not None:
+                values.mul_(torch.tensor(mask, device=values.device).view(-1, 1))
+        try:
+            yield
+        finally:
+            for name, values in singular.items():
+                values.copy_(before[name])
 
     def summary(self) -> dict[str, float]:
         """For the log: the mean rank, and the lowest and highest."""

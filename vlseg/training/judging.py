@@ -27,7 +27,7 @@ def judge(run: Trainer, score: bool, draw: bool) -> None:
     Leaves a calibration of the presence score in `run.presence`, where there were cases enough.
     """
     better, scores = torch.zeros((), device=run.accelerator.device), dict[str, float]()
-    with run.ema.applied(), reading(run) as system:
+    with run.answering(), reading(run) as system:
         if score:
             cases = _cases(run, system)
             if cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import signal
@@ -138,6 +139,12 @@ class Trainer:
                 module.compile()
             if not blocks:
                 self.journal.say("model.compile: this model names no repeated blocks; nothing is compiled")
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block the model is what the run would leave: its averages, without the ranks that are pruned."""
+        with self.ema.applied(), self.ranks.pruned() if self.ranks else contextlib.nullcontext():
+            yield
 
     def keep_start(self) -> None:
         """Shape and vocabulary of this run, for every later start of it."""

@@ -35,6 +35,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return full.detach()
 
 
+def own_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A whole tensor on the CPU in memory of its own: averages are in the model only while they are looked at."""
+    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(tensor)
+
+
 @contextlib.contextmanager
 def gathered(module: Any, recurse: bool = True) -> Iterator[None]:
     """Within the block ZeRO-3's partitioned parameters of a module are whole; nothing to do for others."""
@@ -58,7 +63,7 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
 def merged_state(model: nn.Module, held: bool = True) -> dict[str, torch.Tensor]:
     """The weights of a plain `VLSegModel` that answers as this model does, on the CPU.
 
-    Adapters are added to the (dequantised) weights, rows of tokens put in their place, parts trained whole taken as
+    Adapters are added to the (dequantised) weights, rows of tokens put in their place, parts trained whole copied as
     they are. Under sharding every rank must call it, those that do not need the weights with held=False: they take part
     and hold no copy of the model, of which a machine would else have one a GPU. The model itself is left as it is.
     """
@@ -70,7 +75,7 @@ def merged_state(model: nn.Module, held: bool = True) -> dict[str, torch.Tensor]
     def keep(name: str, tensor: Any) -> None:
         value = whole(tensor)
         if held:
-            state[name] = value.cpu()
+            state[name] = own_copy(value)
 
     def walk(module: Any, prefix: str) -> None:
         if isinstance(module, ModulesToSaveWrapper):
@@ -198,7 +203,7 @@ def adapter_state(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Ten
     tensors: dict[str, torch.Tensor] = {}
 
     def keep(name: str, tensor: Any) -> None:
-        value = whole(tensor).cpu().contiguous()
+        value = own_copy(whole(tensor))
         tensors[f"base_model.model.{name}"] = value.view(()) if name in getattr(core, "widened", ()) else value
 
     module: Any

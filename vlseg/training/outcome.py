@@ -24,7 +24,7 @@ def export(run: Trainer, name: str) -> None:
     lie in its `adapter/` as a PEFT folder; of the best weights during such a run the adapter alone is kept.
     Raises what the disk had to say (see `storage.unwritten`), and leaves what was there.
     """
-    with run.ema.applied():
+    with run.answering():
         packed = merge.adapter_state(run.plain) if run.adapted else None
         weights = None
         if (name == "final" or packed is None) and (run.main or run.sharding != "none"):
