@@ -47,7 +47,7 @@ compressed. For photographs name a pretrained system or a checkpoint of your own
 | data | procedural scenes, nothing else |
 | hardware | 2 CPU cores, no GPU, bf16; scored on {cpu}, {cores} cores |
 | input | a picture is resized to about {area:,} pixels |
-| weights | moving average (decay {ema} in the last part), stored as float16 |
+| weights | {kept}; stored as float16 |
 
 The weights came about in parts, each going on from the one before:
 
@@ -109,6 +109,12 @@ def parts_done(folder: Path) -> str:
     return "\n".join(map(line, rows))
 
 
+def kept(folder: Path, ema: float) -> str:
+    """Which weights of the last part the folder holds: averages, or what `history.json` says instead."""
+    last = json.loads((folder / "history.json").read_text())[-1]
+    return str(last.get("kept", f"moving average (decay {ema} in the last part)"))
+
+
 def gallery(system: Any, path: Path, count: int = 12) -> None:
     """The worst answer of each of the worst scenes, drawn as in the gallery of `vlseg eval`."""
     from vlseg.evaluation.gallery import picture
@@ -158,7 +164,7 @@ def main() -> None:
     card = CARD.format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         megabytes=sum(f.stat().st_size for f in folder.iterdir()) / 1e6,
-        ema=config.optim.ema,
+        kept=kept(folder, config.optim.ema),
         cpu=here["cpu"],
         cores=here["cores"],
         scenes=scores["scenes"],

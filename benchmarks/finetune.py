@@ -6,6 +6,7 @@ kept as JSON beside it and not made again.
     python benchmarks/finetune.py --only full          one recipe
     python benchmarks/finetune.py                      all that are missing, then the table
     python benchmarks/finetune.py --table --docs docs/fine-tuning.md
+    python benchmarks/finetune.py --only lora --set adapter.rank=64 optim.matrix_lr=0.01 --work out/other
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ LOSSES = ["loss.bce=4", "loss.dice=2.5", "loss.edge=1.5", "loss.ground=1.5", "lo
 # A model of 11 million weights that has seen drawings only: it has more to learn than a large one, so rates are higher
 # than in the recipes, which are meant for pretrained models, and matrices follow Muon.
 WHOLE = ["optim.lr=1.5e-3", "optim.matrix_lr=0.01", "optim.embedding_scale=4", "optim.head_scale=1"]
-# Muon's steps have one size, and what one does to a factor counts for more as the other grows: a constant 0.01 is as
-# fast as full fine-tuning for 100 steps, and then gets stuck (mask loss 1.00 at step 400, where 0.005 has 0.86).
+# Muon's steps have one size, and what one does to a factor counts for more as the other grows: a constant 0.01 is
+# nearly as fast as full fine-tuning for 100 steps, and then gets stuck (see docs/fine-tuning.md).
 FACTORS = ["optim.lr=2e-3", "optim.matrix_lr=0.005", "optim.embedding_scale=4", "optim.head_scale=1"]
 # AdaLoRA's singular values begin at zero and follow AdamW: at 2e-3 it stays behind LoRA from the first steps.
 RANKS = ["optim.lr=8e-3", "optim.matrix_lr=0.007", "optim.schedule=cosine", "optim.head_scale=1"]
@@ -107,7 +108,7 @@ def overrides(name: str, args: argparse.Namespace) -> list[str]:
     if name == "adalora-qat":  # both stages together take as many steps as any other run
         second = args.steps // 5
         settings += [f"steps={second}", f"first.steps={args.steps - second}"]
-    return settings
+    return [*settings, *args.set]
 
 
 def start(args: argparse.Namespace) -> Path:
@@ -269,6 +270,7 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(RATES), default=list(RATES), help="recipes to run")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="to try other settings; see --work")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--images", type=int, default=16, help="pictures a step")
     parser.add_argument("--queries", type=int, default=16, help="expressions a picture")

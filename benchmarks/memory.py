@@ -24,6 +24,7 @@ from timing import machine
 RECIPES = ("lora", "adalora", "qlora", "qat", "full")
 WAYS = ("packed", "rows")
 STEPS = 2  # timed, after one that is not
+RUN = 1000  # steps of the run of which these are the first
 MIB = 2**20
 
 # A quarter of the widths of Qwen3-VL-2B.
@@ -63,13 +64,14 @@ def write_model(folder: Path) -> Path:
 
 
 def configured(recipe: str, way: str, folder: Path, side: int, queries: int) -> Any:
-    """The shipped recipe with one picture of K queries a step, or K pictures of one."""
+    """The shipped recipe with one picture of K queries a step, or K pictures of one; a run whose beginning is measured:
+    AdaLoRA holds most before it prunes."""
     from vlseg.cli.train import find_config
     from vlseg.config import load
     from vlseg.training.config import TrainConfig
 
     images, each = (1, queries) if way == "packed" else (queries, 1)
-    settings = [f"model={folder}", f"out={folder / 'run'}", f"steps={STEPS + 1}", f"model.area={side * side}",
+    settings = [f"model={folder}", f"out={folder / 'run'}", f"steps={RUN}", f"model.area={side * side}",
                 f"data.train=sprites?n={images * (STEPS + 1)}&size={side}x{side}&queries={queries}", "data.workers=0",
                 f"data.images={images}", f"data.queries={each}", "model.checkpointing=false", "trackers=[]", "threads=1",  # noqa: E501
                 "optim.warmup=1"]  # fmt: skip

@@ -30,7 +30,7 @@ def script(monkeypatch):
 
 def asked(tmp_path, **changes):
     defaults = {"steps": 10, "images": 4, "queries": 6, "area": 160 * 160, "size": (96, 96), "scenes": 2}
-    defaults |= {"work": tmp_path, "table": True}
+    defaults |= {"work": tmp_path, "table": True, "set": []}
     return argparse.Namespace(**{**defaults, **changes})
 
 
@@ -47,6 +47,9 @@ def test_every_recipe_gets_the_same_steps_and_pictures(script, tmp_path):
     assert configs["adalora"].optim.matrix_lr > 0
     assert configs["adalora-qat"].first["adapter"]["kind"] == "adalora"  # the rates are laid on top of it
     assert configs["adalora-qat"].first["optim"]["lr"] == 8e-3
+    other = asked(tmp_path, set=["adapter.rank=64"])
+    assert finetune.configured("lora", other).adapter.rank == 64
+    assert finetune.told("lora", other) != finetune.told("lora", asked(tmp_path))
 
 
 @pytest.mark.parametrize("second", ["none", "lora"])
