@@ -327,8 +327,11 @@ def test_compiled_blocks_train_to_the_same_weights(tiny_folder, blocks_jsonl, tm
         many_runs.fresh_state()
     assert not compiled["false"]
     assert "Qwen2DecoderLayer" in {type(module).__name__ for module in compiled["true"]}
-    moved = 0.0
-    for key, value in weights["false"].items():
-        assert torch.allclose(weights["true"][key].float(), value.float(), atol=1e-4), key
-        moved = max(moved, float((weights["true"][key].float() - value.float()).abs().max()))
-    assert moved < 1e-4
+    apart = {key: (weights["true"][key].float() - value.float()).abs() for key, value in weights["false"].items()}
+    for key in list(apart):  # a softmax does not see what all keys share: there AdamW follows rounding errors
+        if "grounding.token" in key and key.endswith("bias"):
+            del apart[key]
+        elif key.endswith("key_value.bias"):
+            apart[key] = apart[key].chunk(2)[1]
+    assert len(apart) > 100
+    assert {key: float(gap.max()) for key, gap in apart.items() if gap.max() > 1e-4} == {}
