@@ -13,7 +13,7 @@ from vlseg.segmenter import Segmenter
 from vlseg.systems.quiet import quiet_loading
 from vlseg.types import VLSegError
 
-HEAD = {"dim": 32, "embed_dim": 16, "detail_dim": 8, "layers": 2}
+HEAD = {"dim": 32, "embed_dim": 16, "detail_dim": 8, "layers": 2, "group": 8}
 EXPORTED = {"internvl"}  # of those below; as docs/fine-tuning.md, "Out again", tells
 QUICK, SLOW = ["qwen3-vl"], ["internvl", "qwen2.5-vl", "llava-onevision"]
 

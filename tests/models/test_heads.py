@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlseg.models.channel_norm import ChannelNorm
 from vlseg.models.features import join_features, split_features
 from vlseg.models.heads import build_mask_head
 from vlseg.models.heads import eomt as eomt_room
@@ -16,7 +17,6 @@ from vlseg.models.heads.eomt import annealing
 from vlseg.models.heads.fusion import RectifiedCostAggregator
 from vlseg.models.heads.slots import SlotAttention, slot_gate, union_logits
 from vlseg.models.modeling import VLSegModel
-from vlseg.models.pixel_decoder import ChannelNorm
 from vlseg.models.presets import build_preset
 from vlseg.systems.quiet import quiet_loading
 from vlseg.types import VLSegError

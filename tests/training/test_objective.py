@@ -59,6 +59,25 @@ def test_forms(made, fusion, form, more, expected):
         assert any(g is not None and g.any() for g in gradients), name
 
 
+def test_groups_learn_from_regions_and_from_nothing_that_is_open(made):
+    """The loss is there with `head.group` alone; what is ignored anywhere is neither a thing nor background."""
+    model, batch, output = made(group=8)
+    losses = loss_sums(output, batch, model.config, LossSection())
+    assert set(losses) == BASE | {"target", "group"}
+    parameters = list(model.pixel_decoder.grouping.parameters())
+    assert all(g.any() for g in torch.autograd.grad(losses["group"], parameters, retain_graph=True))
+    batch.ignored = torch.zeros(*batch.targets.shape[:2], *batch.regions.shape[-2:], dtype=torch.bool)
+    batch.ignored[:, 0] = ~batch.regions.any(1)  # all that is in no region
+    without = loss_sums(output, batch, model.config, LossSection())["group"]
+    batch.ignored, kept = None, batch.regions
+    batch.regions = torch.cat([kept, torch.where(kept.any(1, keepdim=True) > 0, 0, IGNORE).to(kept.dtype)], 1)
+    more = torch.nn.functional.pad(batch.targets, (0, 1))
+    batch.targets, batch.distractors = more, torch.nn.functional.pad(batch.distractors, (0, 1))
+    batch.nouns = torch.nn.functional.pad(batch.nouns, (0, 1), value=-1)
+    assert loss_sums(output, batch, model.config, LossSection())["group"].item() == pytest.approx(without.item())
+    assert abs(without.item() - losses["group"].item()) > 1e-3
+
+
 def test_weights_scale_their_own_loss(made):
     model, batch, output = made(fusion="rca", slots=2)
     for form, names in (("ours", ("target", "stray", "slots")), ("talent", ("affinity", "sentence"))):

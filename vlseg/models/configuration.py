@@ -47,6 +47,7 @@ class VLSegConfig(PretrainedConfig):
         "fusion": "none",  # or "rca": words and pixels meet before the head (see `models/heads/fusion.py`)
         "slots": 1,  # segments that an answer can have; 1: the mask is one segment
         "ground": 0,  # width in which queries point at the language model's image tokens; 0: they do not
+        "group": 0,  # width in which pixels say with which others they go; 0: every pixel is decided by itself
     }
 
     def __init__(

@@ -130,6 +130,11 @@ class MaskHead(nn.Module):
             self.heed = nn.Linear(dim, 1)  # how much of it to follow; little for "all the dogs"
             nn.init.zeros_(self.heed.weight)
             nn.init.constant_(self.heed.bias, -0.5)
+        self.follow: nn.Linear | None = None
+        if head["group"]:
+            self.follow = nn.Linear(dim, 1)  # how much of a mask its groups decide; little for a part of a thing
+            nn.init.zeros_(self.follow.weight)
+            nn.init.constant_(self.follow.bias, 2.0)
         self.fusion: RectifiedCostAggregator | None = None
         if head["fusion"] == "rca":
             self.fusion = RectifiedCostAggregator(dim, scales)
@@ -229,6 +234,8 @@ class MaskHead(nn.Module):
             named = None if named is None else named.repeat_interleave(self.slots, 1)
             pointed = None if pointed is None else pointed.repeat_interleave(self.slots, 1)
         state, vector, stages = self.read(queries, state, Clues(pixels, named, fused, pointed))
+        if self.follow is not None and pixels.groups is not None:
+            stages.append(pixels.groups.settle(stages[-1], self.follow(state)[..., 0].sigmoid()))
         logits = stages[-1]
         if self.to_detail is not None and pixels.detail is not None:
             fine = self.to_detail(state)

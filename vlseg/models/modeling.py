@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, PreTrainedMo
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.families import ImageTokens, family_of
 from vlseg.models.grammar import PathGrammar, path_grammar
+from vlseg.models.grouping import Groups
 from vlseg.models.heads import build_mask_head
 from vlseg.models.heads.fusion import Fused
 from vlseg.models.heads.slots import Slots
@@ -52,6 +53,7 @@ class VLSegOutput:
         looks at them.
     ground_logits: (B, K, rows, columns) float32, with `head.ground`: scores of the language model's image tokens, whose
         softmax says where a query points; or None.
+    groups: with `head.group`: which pixels belong to one thing; or None.
     path_logits: (n, V) float32, one row for each of the n places of the row where `path_targets` is not -1, in its
         order: logits of the path tokens, -inf where the grammar allows none; or None.
     """
@@ -71,6 +73,7 @@ class VLSegOutput:
     levels: list[torch.Tensor] = field(default_factory=list)
     fused: Fused | None = None
     ground_logits: torch.Tensor | None = None
+    groups: Groups | None = None
     path_logits: torch.Tensor | None = None
 
 
@@ -284,6 +287,7 @@ class VLSegModel(PreTrainedModel):
             levels=image.pixels.levels,
             fused=masks.fused,
             ground_logits=masks.ground,
+            groups=image.pixels.groups,
             path_logits=path_logits,
         )
 

@@ -10,12 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W): no batch statistics, so packed equals one by one."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+from vlseg.models.channel_norm import ChannelNorm
+from vlseg.models.grouping import Grouping, Groups
 
 
 def fourier_grid(height: int, width: int, bands: int, device: torch.device | None = None) -> torch.Tensor:
@@ -59,7 +55,7 @@ class ConvBlock(nn.Module):
 class PixelFeatures:
     """What the mask head reads. memory: maps at strides 16 and 8, (B, dim, h, w) each. embedding: (B, E, H/4, W/4).
     detail: (B, D, H/2, W/2) or None. nouns: (B, N, H/8, W/8) unit vectors, or None. context: the map at stride 32 where
-    the encoder goes that far. trunk: see `EomtHead.prepare`."""
+    the encoder goes that far. trunk: see `EomtHead.prepare`. groups: with `head.group`."""
 
     memory: list[torch.Tensor]
     embedding: torch.Tensor
@@ -67,6 +63,7 @@ class PixelFeatures:
     nouns: torch.Tensor | None
     context: torch.Tensor | None = None
     trunk: list[torch.Tensor] = field(default_factory=list)
+    groups: Groups | None = None
 
     @property
     def levels(self) -> list[torch.Tensor]:
@@ -88,6 +85,7 @@ class PixelDecoder(nn.Module):
         self.embed = nn.Sequential(ChannelNorm(dim), nn.Conv2d(dim, head["embed_dim"], 3, padding=1))
         self.nouns = nn.Sequential(ChannelNorm(dim), nn.Conv2d(dim, head["noun_dim"], 1)) if head["nouns"] else None
         self.mix_nouns = nn.Conv2d(head["noun_dim"], head["embed_dim"], 1) if head["nouns"] else None
+        self.grouping = Grouping(dim, head["group"]) if head["group"] else None
         self.stem: nn.Module | None = None
         if head["detail_dim"]:
             self.stem = nn.Conv2d(3, head["detail_dim"], 3, stride=2, padding=1)
@@ -118,4 +116,5 @@ class PixelDecoder(nn.Module):
         if self.stem is not None:
             up = F.interpolate(self.down(embedding), scale_factor=2.0, mode="bilinear", align_corners=False)
             detail = self.detail(self.stem(pixels) + up)
-        return PixelFeatures([levels[16], levels[8]], embedding, detail, nouns, levels.get(32))
+        groups = None if self.grouping is None else self.grouping(levels[4], levels[8])
+        return PixelFeatures([levels[16], levels[8]], embedding, detail, nouns, levels.get(32), groups=groups)

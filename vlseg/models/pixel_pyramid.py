@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vlseg.models.pixel_decoder import ChannelNorm
+from vlseg.models.channel_norm import ChannelNorm
 
 STRIDES = (4, 8, 16, 32)
 

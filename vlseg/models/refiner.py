@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vlseg.data.files import write_whole
-from vlseg.models.pixel_decoder import ChannelNorm, ConvBlock, FourierPosition
+from vlseg.models.channel_norm import ChannelNorm
+from vlseg.models.pixel_decoder import ConvBlock, FourierPosition
 from vlseg.models.refiner_blocks import MaskEncoder, TwoWayBlock, pooled
 from vlseg.types import VLSegError
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vlseg.models.pixel_decoder import ChannelNorm
+from vlseg.models.channel_norm import ChannelNorm
 
 
 class MaskEncoder(nn.Module):

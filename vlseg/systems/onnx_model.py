@@ -11,6 +11,7 @@ import torch
 
 from vlseg.models.configuration import VLSegConfig
 from vlseg.models.families.base import ImageTokens
+from vlseg.models.grouping import Groups
 from vlseg.models.modeling import ImageFeatures, VLSegOutput
 from vlseg.models.pixel_decoder import PixelFeatures
 from vlseg.models.processing import VLSegProcessor
@@ -32,6 +33,8 @@ def tensors_of(features: ImageFeatures) -> dict[str, torch.Tensor]:
     named |= {f"memory_{i}": tensor for i, tensor in enumerate(pixels.memory)}
     named |= {"embedding": pixels.embedding, "detail": pixels.detail, "nouns": pixels.nouns, "context": pixels.context}
     named |= {f"trunk_{i}": tensor for i, tensor in enumerate(pixels.trunk)}
+    if pixels.groups is not None:
+        named |= {"group_pixels": pixels.groups.pixels, "group_cells": pixels.groups.cells}
     return {f"{PREFIX}{name}": tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -44,8 +47,15 @@ def features_of(named: dict[str, torch.Tensor], grid: tuple[int, int], tiles: tu
         return [named[f"{prefix}_{i}"] for i in range(sum(name.startswith(f"{prefix}_") for name in named))]
 
     tokens = ImageTokens(named["tokens"], grid, tiles, tuple(run("deepstack")))
+    groups = Groups(named["group_pixels"], named["group_cells"]) if "group_pixels" in named else None
     pixels = PixelFeatures(
-        run("memory"), named["embedding"], named.get("detail"), named.get("nouns"), named.get("context"), run("trunk")
+        run("memory"),
+        named["embedding"],
+        named.get("detail"),
+        named.get("nouns"),
+        named.get("context"),
+        run("trunk"),
+        groups,
     )
     return ImageFeatures(tokens, pixels)
 

@@ -264,7 +264,8 @@ class LossSection:
     slots: masks and scores of the segments of an answer, for a model with `head.slots` > 1. path: tokens of the paths,
     where the run trains them (`paths`); path_spread: over how many places and bins around the right one their targets
     are spread (standard deviation), 0: not at all. edge: masks along the outlines of targets. ground: where in the
-    image the language model says that the target is, for a model with `head.ground`.
+    image the language model says that the target is, for a model with `head.ground`. group: which pixels belong to one
+    thing, for a model with `head.group`.
     """
 
     bce: float = 2.0
@@ -281,6 +282,7 @@ class LossSection:
     path: float = 1.0
     path_spread: float = 0.0
     ground: float = 1.0
+    group: float = 1.0
     pixel_noun: float = 0.5
     token_noun: float = 0.5
     query_noun: float = 1.0

@@ -6,8 +6,9 @@
 | eomt | it enters the blocks of a small ViT over the pyramid, as in EoMT (`heads/eomt.py`) |
 | sam | a two-way transformer in which image and query change each other, as in SAM (`heads/sam.py`) |
 
-All of them keep queries apart: packed equals one by one. `head.slots`, `head.fusion` and `head.ground` (queries point
-at the image tokens of the language model, `heads/grounding.py`) go with every kind.
+All of them keep queries apart: packed equals one by one. `head.slots`, `head.fusion`, `head.ground` (queries point at
+the image tokens of the language model, `heads/grounding.py`) and `head.group` (pixels say which of them go together,
+`models/grouping.py`) go with every kind.
 """
 
 from __future__ import annotations

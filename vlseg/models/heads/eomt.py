@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vlseg.models.channel_norm import ChannelNorm
 from vlseg.models.mask_head import Clues, MaskHead
-from vlseg.models.pixel_decoder import ChannelNorm, FourierPosition, PixelFeatures
+from vlseg.models.pixel_decoder import FourierPosition, PixelFeatures
 
 
 class Block(nn.Module):

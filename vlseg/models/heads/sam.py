@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vlseg.models.channel_norm import ChannelNorm
 from vlseg.models.mask_head import Clues, MaskHead, per_query
-from vlseg.models.pixel_decoder import ChannelNorm, FourierPosition
+from vlseg.models.pixel_decoder import FourierPosition
 
 
 class Attention(nn.Module):

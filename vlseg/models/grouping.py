@@ -1,0 +1,109 @@
+"""Which pixels belong to one thing: masks that take things whole, or leave them.
+
+A dot product decides pixel by pixel: of two look-alikes a mask takes a part of either. Here every pixel says with which
+others it goes, whatever is asked, and a query's mask is averaged over them: one decision for a thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vlseg.models.channel_norm import ChannelNorm
+
+KEYS = 1600  # most cells that pixels are compared with; of a larger map they are larger
+REACH = 0.25  # unit of coordinates, as a share of the image's mean side
+SURE = 1e-3  # probabilities end here, or one sure pixel had an endless logit
+
+
+@dataclass(slots=True)
+class Groups:
+    """Pixels and cells in one space, where a softmax of dot products says how much of a pixel's group a cell is.
+
+    pixels: (B, E, H/4, W/4); cells: as `to_cells` makes them of such a map; both float32.
+    """
+
+    pixels: torch.Tensor
+    cells: torch.Tensor
+
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (B, N, H/4, W/4) float32, each pixel's the mean over its group, in the same shape."""
+        height, width = self.pixels.shape[-2:]
+        held = to_cells(values)
+        # One width for all three, as fused attention asks for, which never holds the table of pixels and cells.
+        widest = -(-max(held.shape[1], self.pixels.shape[1]) // 8) * 8
+        q, k, v = (
+            F.pad(x.flatten(2).transpose(1, 2), (0, widest - x.shape[1])).contiguous()[:, None]
+            for x in (self.pixels, self.cells, held)
+        )
+        with torch.autocast(q.device.type, enabled=False):
+            mean = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
+        return mean[..., : values.shape[1]].transpose(1, 2).unflatten(2, (height, width))
+
+    def settle(self, logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Mask logits (B, N, H/4, W/4) of which a share, (B, N) in 0..1, is decided by groups. float32."""
+        own = logits.float().sigmoid()
+        share = share.float()[..., None, None]
+        return (share * self.average(own) + (1 - share) * own).logit(SURE)
+
+
+class Grouping(nn.Module):
+    """From the pyramid to `Groups`. A pixel points at a place in its thing and says what it is like; it goes with the
+    cells that point there, too (how near, is learned), and are alike."""
+
+    def __init__(self, dim: int, width: int):
+        """dim: of the pyramid; width: of what pixels and cells are alike in."""
+        super().__init__()
+        self.read = nn.Sequential(
+            ChannelNorm(2 * dim),
+            nn.Conv2d(2 * dim, dim, 1),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.GELU(),
+        )
+        self.place = nn.Conv2d(dim, 2, 1)  # from a pixel to a place in its thing
+        self.look = nn.Conv2d(dim, width, 1)
+        self.weight = nn.Conv2d(dim, 1, 1)  # of a cell in every group
+        nn.init.zeros_(self.place.weight)
+        nn.init.zeros_(self.weight.weight)
+        for layer in (self.place, self.weight):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        self.nearness = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> Groups:
+        """fine: (B, D, H/4, W/4); coarse: (B, D, H/8, W/8)."""
+        height, width = fine.shape[-2:]
+        wide = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+        seen = self.read(torch.cat([fine, wide], 1))
+        place, look, weight = self.place(seen).float(), self.look(seen).float(), self.weight(seen).float()
+        place = place + middles(height, width, place.device)
+        held_place, held_look, held_weight = (to_cells(x) for x in (place, look, weight))
+        # -n |p - q|^2 as a dot product: |p|^2 is the same for all cells, and a softmax does not see it
+        near = F.softplus(self.nearness.float()) * 8
+        far = held_weight - near * held_place.square().sum(1, keepdim=True)
+        scale = look.shape[1] ** -0.5
+        pixels = torch.cat([2 * near * place, look * scale, torch.ones_like(place[:, :1])], 1)
+        return Groups(pixels, torch.cat([held_place, held_look, far], 1))
+
+
+def middles(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """(2, height, width) float32: the middles of pixels, from the image's, in units of `REACH` mean sides."""
+    unit = REACH * (height * width) ** 0.5
+    y = (torch.arange(height, device=device) + 0.5 - height / 2) / unit
+    x = (torch.arange(width, device=device) + 0.5 - width / 2) / unit
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"))
+
+
+def to_cells(maps: torch.Tensor) -> torch.Tensor:
+    """Means of (B, N, h, w) over cells of 2 x 2 pixels, of 4 x 4 where those were more than `KEYS`, and so on."""
+    height, width = maps.shape[-2:]
+    side = 2
+    while -(-height // side) * -(-width // side) > KEYS:
+        side *= 2
+    return F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False)
