@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vlseg.losses.contrast import dense_noun_loss, noun_labels, query_noun_loss
 from vlseg.losses.ground import ground_loss
-from vlseg.losses.group import group_loss
+from vlseg.losses.group import group_loss, with_outside
 from vlseg.losses.mask import IGNORE, bce_per_query, dice_per_query, edge_per_query, shrink
 from vlseg.losses.path import Near, path_loss
 from vlseg.losses.slots import slot_losses
@@ -93,8 +93,9 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         open_ = (batch.regions == IGNORE).any(1, keepdim=True)
         if batch.ignored is not None:
             open_ = open_ | batch.ignored.any(1, keepdim=True)
-        share = shrink(open_, _size(coarse.regions))[0][:, 0]
-        losses["group"] = weights.group * (group_loss(output.groups, coarse.regions, share) * valid.sum(1)).sum()
+        things = with_outside(coarse.regions, shrink(open_, _size(coarse.regions))[0][:, 0])
+        grouped = group_loss(output.groups.average(things), things)
+        losses["group"] = weights.group * (grouped * valid.sum(1)).sum()
     targets = batch.packed.path_targets
     if output.path_logits is not None and targets is not None and weights.path:
         near = Near(grammar_of(config).vocabulary, weights.path_spread) if weights.path_spread else None
