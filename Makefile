@@ -11,8 +11,9 @@ segment: $(READY)
 	$(BIN)/vlseg segment examples/peacocks.png "all the peacocks" "the pretzel" "the fuel pump" --out out
 	@echo "masks, overlay, SVG and JSON are in out/"
 
+# A process a core, four at most: each holds torch. Tests of a file stay together, for what they share.
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The demo in headless Chromium (Debian: chromium); skipped, saying so, where there is none.
 browser: $(DEV)

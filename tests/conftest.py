@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from vlseg.segmenter import Segmenter
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # before torch is there: processes share the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 # How long one example takes depends on what else the machine does.
 settings.register_profile("no deadline", deadline=None)
