@@ -268,6 +268,14 @@ def test_the_command(tmp_path: Path, tiny_folder: Path, capsys):
     weights = load_file(tiny_folder / "model.safetensors")
     for key, value in trainer.model.trunk.state_dict().items():
         assert torch.equal(value, weights[f"pixel_encoder.trunk.{key}"].float())
+    trainer.model.save_pretrained(tmp_path / "refiner", torch.float32)
+    run = settings(tmp_path / "on", start=str(tmp_path / "refiner"))
+    run.seed += 1
+    before = trainer.model.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in RefinerTrainer(run).model.state_dict().items())
+    run.model.dim *= 2
+    with pytest.raises(VLSegError, match="no refiner of this shape"):
+        RefinerTrainer(run)
     assert main(["--help"]) == 0
     assert "rollout_share" in capsys.readouterr().out
 

@@ -44,7 +44,8 @@ def _optim() -> OptimSection:
 class RefineTraining:
     """A run, on the first GPU where there is one.
 
-    start: folder of a `VLSegModel` with the same tower, whose trunk is taken; "": random weights.
+    start: folder of a refiner of this shape, or of a `VLSegModel` with the same tower, whose trunk is taken; "": random
+    weights.
     batch: crops a step; sizes: sides in pixels of the crops, one drawn a step; iterations: how many are run, one number
     drawn a step. rollouts: folders of examples that `rollouts` has written, rollout_share: theirs of every batch.
     """
@@ -94,7 +95,7 @@ class RefinerTrainer:
         torch.manual_seed(config.seed)
         self.model = Refiner(config.model)
         if config.start:
-            start_trunk(self.model, _weights(Path(config.start)))
+            _begin(self.model, Path(config.start))
         prefer_float32_depthwise(self.model)
         self.model.to(pick_device(None)).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -215,6 +216,17 @@ def _by_key(config: RefineTraining) -> dict[str, Any]:
     tree = to_dict(config)
     inner = {f"{part}.{key}": value for part in ("model", "optim") for key, value in tree.pop(part).items()}
     return {**tree, **inner}
+
+
+def _begin(model: Refiner, folder: Path) -> None:
+    weights = _weights(folder)
+    if any(key.startswith("pixel_encoder.") for key in weights):
+        start_trunk(model, weights)
+        return
+    try:
+        model.load_state_dict({key: value.float() for key, value in weights.items()})
+    except RuntimeError as error:
+        raise VLSegError(f"start={folder}: no refiner of this shape, and no pixel encoder; see `model.*`") from error
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

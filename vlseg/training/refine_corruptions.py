@@ -124,17 +124,17 @@ def exact(mask: np.ndarray, neighbours: Neighbours, random: Random) -> np.ndarra
 # Share of each kind. Paths are made many at a time, see `corrupt`.
 KINDS: dict[str, float] = {
     "path": 0.14,
-    "written path": 0.2,
+    "written path": 0.16,
     "shifted": 0.08,
     "grown": 0.07,
-    "wobbly": 0.15,
+    "wobbly": 0.12,
     "holes": 0.05,
     "blobs": 0.05,
     "leaked": 0.08,
     "cut off": 0.06,
     "low resolution": 0.06,
     "box": 0.03,
-    "exact": 0.03,
+    "exact": 0.1,
 }
 _MAKERS: dict[str, Callable[[np.ndarray, Neighbours, Random], np.ndarray]] = {
     "shifted": shifted,
