@@ -19,7 +19,9 @@ QUERIES = ["the red dog", "mug left of the tree", "the xyz", "a dog"]
 def told(owner, sharpness=40.0):
     """`Groups` of a map (h, w) of group numbers: a pixel goes with the cells of its own group, in proportion."""
     kinds = F.one_hot(owner, int(owner.max()) + 1).permute(2, 0, 1)[None].float()
-    return Groups(sharpness * kinds, to_cells(kinds))
+    nowhere = torch.zeros_like(kinds[:, :1])
+    cells = torch.cat([nowhere, nowhere, kinds, nowhere], 1)
+    return Groups(torch.cat([nowhere, nowhere, sharpness * kinds], 1), to_cells(cells))
 
 
 def loss_of(groups, regions, open_=None):
@@ -32,11 +34,29 @@ def loss_of(groups, regions, open_=None):
 @settings(max_examples=40, deadline=None)
 def test_average_is_the_softmax_written_out(height, width, dims, count, seed):
     random = torch.Generator().manual_seed(seed)
-    pixels, values = (torch.randn(2, n, height, width, generator=random) for n in (dims, count))
-    groups = Groups(pixels, to_cells(torch.randn(2, dims, height, width, generator=random)))
-    table = torch.einsum("bei,bej->bij", pixels.flatten(2), groups.cells.flatten(2)).softmax(-1)
+    pixels, cells, values = (
+        torch.randn(2, n, height, width, generator=random) for n in (2 + dims, 2 + dims + 1, count)
+    )
+    groups = Groups(pixels, to_cells(cells))
+    asked, given = pixels.flatten(2), groups.cells.flatten(2)
+    distance = torch.cdist(asked[:, :2].transpose(1, 2), given[:, :2].transpose(1, 2))
+    alike = torch.einsum("bei,bej->bij", asked[:, 2:], given[:, 2:-1])
+    table = (alike - distance.square() + given[:, -1:]).softmax(-1)
     expected = torch.einsum("bij,bnj->bni", table, to_cells(values).flatten(2)).view_as(values)
     torch.testing.assert_close(groups.average(values), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_groups_survive_16_bits():
+    """Under sharding what passes between modules is cast: places keep a fraction of a pixel, and numbers still fit."""
+    torch.manual_seed(0)
+    grouping = Grouping(8, 8)
+    groups = grouping(torch.randn(1, 8, 64, 64), torch.randn(1, 8, 32, 32))
+    values = torch.rand(1, 3, 64, 64)
+    expected = groups.average(values)
+    half = Groups(groups.pixels.bfloat16(), groups.cells.bfloat16()).average(values.bfloat16())
+    assert half.dtype == torch.float32
+    assert expected.std() > 0.02
+    assert (half - expected).abs().max() < 0.01
 
 
 def test_a_thing_is_taken_whole_or_left():

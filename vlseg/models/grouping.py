@@ -21,23 +21,31 @@ SURE = 1e-3  # probabilities end here, or one sure pixel had an endless logit
 
 @dataclass(slots=True)
 class Groups:
-    """Pixels and cells in one space, where a softmax of dot products says how much of a pixel's group a cell is.
+    """Pixels and cells, each with a place and a look: a softmax says what share of a pixel's group each cell is.
 
-    pixels: (B, E, H/4, W/4); cells: as `to_cells` makes them of such a map; both float32.
+    pixels: (B, 2 + E, H/4, W/4), the place's two coordinates and the look; cells: (B, 2 + E + 1, h, w), the same and a
+    weight, as `to_cells` makes them of such a map. A pixel's score of a cell is the dot product of their looks, less
+    the square of the distance between their places, plus the cell's weight.
     """
 
     pixels: torch.Tensor
     cells: torch.Tensor
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
-        """Values (B, N, H/4, W/4) float32, each pixel's the mean over its group, in the same shape."""
+        """Values (B, N, H/4, W/4), each pixel's the mean over its group, in the same shape; float32."""
         height, width = self.pixels.shape[-2:]
-        held = to_cells(values)
+        held = to_cells(values.float())
+        # Coordinates alone survive 16 bits, where sharding casts what passes between modules; their squares would not.
+        place, look = self.pixels.float().split([2, self.pixels.shape[1] - 2], 1)
+        there, alike, weight = self.cells.float().split([2, look.shape[1], 1], 1)
+        # -|p - q|^2 as a dot product: |p|^2 is the same for all cells, and a softmax does not see it
+        asked = torch.cat([2 * place, look, torch.ones_like(place[:, :1])], 1)
+        given = torch.cat([there, alike, weight - there.square().sum(1, keepdim=True)], 1)
         # One width for all three, as fused attention asks for, which never holds the table of pixels and cells.
-        widest = -(-max(held.shape[1], self.pixels.shape[1]) // 8) * 8
+        widest = -(-max(held.shape[1], asked.shape[1]) // 8) * 8
         q, k, v = (
             F.pad(x.flatten(2).transpose(1, 2), (0, widest - x.shape[1])).contiguous()[:, None]
-            for x in (self.pixels, self.cells, held)
+            for x in (asked, given, held)
         )
         with torch.autocast(q.device.type, enabled=False):
             mean = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
@@ -82,14 +90,11 @@ class Grouping(nn.Module):
         wide = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
         seen = self.read(torch.cat([fine, wide], 1))
         place, look, weight = self.place(seen).float(), self.look(seen).float(), self.weight(seen).float()
-        place = place + middles(height, width, place.device)
-        held_place, held_look, held_weight = (to_cells(x) for x in (place, look, weight))
-        # -n |p - q|^2 as a dot product: |p|^2 is the same for all cells, and a softmax does not see it
         near = F.softplus(self.nearness.float()) * 8
-        far = held_weight - near * held_place.square().sum(1, keepdim=True)
-        scale = look.shape[1] ** -0.5
-        pixels = torch.cat([2 * near * place, look * scale, torch.ones_like(place[:, :1])], 1)
-        return Groups(pixels, torch.cat([held_place, held_look, far], 1))
+        place = near.sqrt() * (place + middles(height, width, place.device))
+        look = look * look.shape[1] ** -0.25  # of either side of the dot product
+        pixels = torch.cat([place, look], 1)
+        return Groups(pixels, to_cells(torch.cat([pixels, weight], 1)))
 
 
 def middles(height: int, width: int, device: torch.device) -> torch.Tensor:
