@@ -122,3 +122,18 @@ def test_query_noun_loss_allows_several_nouns_and_none():
     got = query_noun_loss(embedding, wanted, prototypes)[0]
     assert got[0].item() == pytest.approx(-math.log(2 / 3), rel=1e-5)
     assert got[1].item() == 0
+
+
+def test_nouns_may_come_in_16_bits():
+    """FSDP2 casts what passes between modules; the losses are computed in 32 all the same."""
+    torch.manual_seed(0)
+    prototypes = torch.randn(5, 8)
+    cells = torch.randn(2, 8, 4, 4).bfloat16()
+    labels = torch.randint(0, 5, (2, 4, 4))
+    asked, meant = torch.randn(2, 3, 8).bfloat16(), torch.eye(5)[:3].bool().expand(2, -1, -1)
+    for half, whole in (
+        (dense_noun_loss(cells, labels, prototypes), dense_noun_loss(cells.float(), labels, prototypes)),
+        (query_noun_loss(asked, meant, prototypes), query_noun_loss(asked.float(), meant, prototypes)),
+    ):
+        assert whole.mean() > 0.1
+        torch.testing.assert_close(half, whole)

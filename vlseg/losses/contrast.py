@@ -36,7 +36,7 @@ def dense_noun_loss(
     background = len(prototypes) - 1
     index = torch.arange(labels[0].numel(), device=labels.device).view(labels.shape[1:])
     keep = (labels >= 0) & ((labels != background) | (index % background_every == 0))
-    rows, wanted = embedding.permute(0, 2, 3, 1)[keep], labels[keep]
+    rows, wanted = embedding.permute(0, 2, 3, 1)[keep].float(), labels[keep]
     loss = F.cross_entropy(rows @ (F.normalize(prototypes.float(), dim=-1) / temperature).t(), wanted, reduction="none")
     weight = torch.where(wanted == background, background_weight, 1.0)
     image = keep.nonzero()[:, 0]
@@ -51,7 +51,7 @@ def query_noun_loss(
 
     Returns (B, K): minus the log-probability mass on the target nouns; 0 for a query without one.
     """
-    logits = torch.einsum("bkn,cn->bkc", embedding, F.normalize(prototypes.float(), dim=-1)) / temperature
+    logits = torch.einsum("bkn,cn->bkc", embedding.float(), F.normalize(prototypes.float(), dim=-1)) / temperature
     inside = logits.masked_fill(~target_nouns, float("-inf")).logsumexp(-1)
     some = target_nouns.any(-1)
     return torch.where(some, logits.logsumexp(-1) - torch.where(some, inside, torch.zeros_like(inside)), 0.0)
