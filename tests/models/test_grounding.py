@@ -1,16 +1,16 @@
 """Pointing at image tokens: what a heat map is, its loss, and that queries stay apart in every head."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_heads import QUERIES, WORDS, inputs, tiny_head
 
 from vlseg.losses.ground import ground_loss
 from vlseg.models.heads.grounding import FLOOR, heat
 from vlseg.models.presets import build_preset
-
-WORDS = ["the", "red", "dog", "left", "of", "a", "tree", "mug"]
-QUERIES = ["the red dog", "mug left of the tree", "the xyz", "a dog"]
 
 
 @given(st.integers(1, 12), st.integers(2, 6), st.integers(2, 6), st.floats(12, 40), st.floats(-50, 50))
@@ -45,30 +45,17 @@ def test_ground_loss_by_hand():
 @pytest.fixture(scope="module")
 def pointing():
     """pointing(kind, slots): a model whose masks follow where it points, and its processor."""
-    made = {}
 
+    def strengthen(model):
+        for part in (model.mask_head.grounding.query, model.mask_head.grounding.token):
+            part[1].weight.mul_(6)
+        model.mask_head.heed.bias.fill_(3.0)
+
+    @functools.cache
     def pair(kind, slots=1):
-        if (kind, slots) not in made:
-            head = {"kind": kind, "ground": 16, "blocks": 2, "slots": slots}
-            model, processor = build_preset("tiny", WORDS, nouns=7, seed=3, head=head)
-            with torch.no_grad():
-                for weight in model.vlm.model.language_model.layers.parameters():  # let attention matter
-                    if weight.ndim == 2:
-                        weight.mul_(5)
-                for part in (model.mask_head.grounding.query, model.mask_head.grounding.token):
-                    part[1].weight.mul_(6)
-                model.mask_head.heed.bias.fill_(3.0)
-                out = model.eval()(**inputs(processor))
-                model.mask_head.bias.bias.sub_(out.mask_logits.median())
-            made[kind, slots] = model, processor
-        return made[kind, slots]
+        return tiny_head(strengthen, lambda out: out.mask_logits, kind=kind, slots=slots, ground=16)
 
     return pair
-
-
-def inputs(processor, texts=(tuple(QUERIES),), seed=0):
-    pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(seed))
-    return {"pixel_values": pixels, **processor.pack(texts).tensors()}
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("dot", 1), ("dot", 3), ("eomt", 1), ("sam", 1)])

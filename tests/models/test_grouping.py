@@ -1,19 +1,19 @@
 """Pixels that go together: what is averaged over a group, its loss, and that queries stay apart in every head."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_heads import QUERIES, WORDS, inputs, tiny_head
 
 from vlseg.losses.group import group_loss, with_outside
 from vlseg.models.features import join_features, split_features
-from vlseg.models.grouping import KEYS, SURE, Grouping, Groups, middles, to_cells
+from vlseg.models.grouping import MOST_CELLS, SURE, Grouping, Groups, middles, to_cells
 from vlseg.models.presets import build_preset
 from vlseg.systems.onnx_model import features_of, tensors_of
-
-WORDS = ["the", "red", "dog", "left", "of", "a", "tree", "mug"]
-QUERIES = ["the red dog", "mug left of the tree", "the xyz", "a dog"]
 
 
 def told(owner, sharpness=40.0):
@@ -134,7 +134,7 @@ def test_things_that_touch_and_look_alike_are_learned_apart():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (64, 64), (80, 80), (256, 256), (1, 4000)])
 def test_cells_of_any_map(height, width):
     held = to_cells(torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width))
-    assert 1 <= held[0, 0].numel() <= KEYS
+    assert 1 <= held[0, 0].numel() <= MOST_CELLS
     assert held.shape[-1] <= -(-width // 2)
     if height % 16 == width % 16 == 0:
         torch.testing.assert_close(held.mean(), torch.tensor((height * width - 1) / 2))
@@ -143,30 +143,16 @@ def test_cells_of_any_map(height, width):
 @pytest.fixture(scope="module")
 def grouped():
     """grouped(kind, slots): a model whose masks follow groups that differ from pixel to pixel, and its processor."""
-    made = {}
 
+    def strengthen(model):
+        model.pixel_decoder.grouping.look.weight.mul_(20)
+        model.mask_head.to_mask[-1].weight.mul_(4)
+
+    @functools.cache
     def pair(kind="dot", slots=1):
-        if (kind, slots) not in made:
-            model, processor = build_preset(
-                "tiny", WORDS, nouns=7, seed=3, head={"kind": kind, "group": 8, "blocks": 2, "slots": slots}
-            )
-            with torch.no_grad():
-                for weight in model.vlm.model.language_model.layers.parameters():  # let attention matter
-                    if weight.ndim == 2:
-                        weight.mul_(5)
-                model.pixel_decoder.grouping.look.weight.mul_(20)
-                model.mask_head.to_mask[-1].weight.mul_(4)
-                out = model.eval()(**inputs(processor))
-                model.mask_head.bias.bias.sub_(out.coarse_logits[-2].median())
-            made[kind, slots] = model, processor
-        return made[kind, slots]
+        return tiny_head(strengthen, lambda out: out.coarse_logits[-2], kind=kind, slots=slots, group=8)
 
     return pair
-
-
-def inputs(processor, texts=(tuple(QUERIES),), seed=0):
-    pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(seed))
-    return {"pixel_values": pixels, **processor.pack(texts).tensors()}
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("dot", 1), ("dot", 3), ("eomt", 1), ("sam", 1)])

@@ -14,7 +14,7 @@ from torch import nn
 
 from vlseg.models.channel_norm import ChannelNorm
 
-KEYS = 1600  # most cells that pixels are compared with; of a larger map they are larger
+MOST_CELLS = 1600  # most cells that pixels are compared with; of a larger map they are larger
 REACH = 0.25  # unit of coordinates, as a share of the image's mean side
 SURE = 1e-3  # probabilities end here, or one sure pixel had an endless logit
 
@@ -106,9 +106,9 @@ def middles(height: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 def to_cells(maps: torch.Tensor) -> torch.Tensor:
-    """Means of (B, N, h, w) over cells of 2 x 2 pixels, of 4 x 4 where those were more than `KEYS`, and so on."""
+    """Means of (B, N, h, w) over cells of 2 x 2 pixels, of 4 x 4 where those were more than `MOST_CELLS`, and so on."""
     height, width = maps.shape[-2:]
     side = 2
-    while -(-height // side) * -(-width // side) > KEYS:
+    while -(-height // side) * -(-width // side) > MOST_CELLS:
         side *= 2
     return F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False)
