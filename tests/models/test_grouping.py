@@ -11,7 +11,7 @@ from tiny_heads import QUERIES, WORDS, inputs, tiny_head
 
 from vlseg.losses.group import group_loss, with_outside
 from vlseg.models.features import join_features, split_features
-from vlseg.models.grouping import MOST_CELLS, SURE, Grouping, Groups, middles, to_cells
+from vlseg.models.grouping import FEW, MOST_CELLS, SURE, Grouping, Groups, middles, scattered, to_cells
 from vlseg.models.presets import build_preset
 from vlseg.systems.onnx_model import features_of, tensors_of
 
@@ -27,7 +27,7 @@ def told(owner, sharpness=40.0):
 def loss_of(groups, regions, open_=None):
     """The loss as the objective asks for it."""
     things = with_outside(regions, open_)
-    return group_loss(groups.average(things), things)
+    return group_loss(groups.average(things).flatten(2), things.flatten(2))
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 5), st.integers(1, 9), st.integers(0, 99))
@@ -44,6 +44,23 @@ def test_average_is_the_softmax_written_out(height, width, dims, count, seed):
     table = (alike - distance.square() + given[:, -1:]).softmax(-1)
     expected = torch.einsum("bij,bnj->bni", table, to_cells(values).flatten(2)).view_as(values)
     torch.testing.assert_close(groups.average(values), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (32, 32), (45, 70), (4, 401)])
+def test_a_quarter_of_the_pixels_speaks_for_all(height, width):
+    places = scattered(height, width)
+    assert (places.diff() > 0).all()
+    y, x = places // width, places % width
+    if height * width < FEW:
+        assert len(places) == height * width
+    else:
+        assert len(places) == pytest.approx(height * width / 4, rel=0.02)
+        corners = torch.bincount(2 * (y % 2) + x % 2, minlength=4)
+        assert corners.min() > 0.7 * corners.max()
+    torch.manual_seed(0)
+    groups = Groups(torch.randn(2, 5, height, width), to_cells(torch.randn(2, 6, height, width)))
+    values = torch.rand(2, 3, height, width)
+    torch.testing.assert_close(groups.average_at(values, places), groups.average(values).flatten(2)[..., places])
 
 
 def test_groups_survive_16_bits():

@@ -22,12 +22,12 @@ def group_loss(shares: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
     """-log of the share of a pixel's group that lies in the pixel's region: the mean over the pixels of each region,
     and of these over an image's regions.
 
-    regions: (B, M, h, w) in 0..1, the share of a pixel that each covers. Empty ones count for nothing, and they may
-    overlap: a part lies in its whole, so its pixels' groups must, too. shares: the same shape, of each pixel's group.
-    Returns (B,).
+    regions: (B, M, n) in 0..1, the share of each of n pixels that a region covers. Empty ones count for nothing, and
+    they may overlap: a part lies in its whole, so its pixels' groups must, too. shares: the same shape, of each pixel's
+    group. Returns (B,).
     """
     surprise = -shares.clamp(min=LEAST, max=1).log()
-    area = regions.sum((-2, -1))
-    counts = (area >= 0.5).float()  # less than half a cell has no pixel to speak for it
-    means = (regions * surprise).sum((-2, -1)) / area.clamp(min=0.5)
+    area = regions.sum(-1)
+    counts = (area >= 0.5).float()  # less than half a pixel has no pixel to speak for it
+    means = (regions * surprise).sum(-1) / area.clamp(min=0.5)
     return (means * counts).sum(1) / counts.sum(1).clamp(min=1)

@@ -16,6 +16,7 @@ from vlseg.models.channel_norm import ChannelNorm
 
 MOST_CELLS = 1600  # most cells that pixels are compared with; of a larger map they are larger
 REACH = 0.25  # unit of coordinates, as a share of the image's mean side
+FEW = 1024  # pixels of a map that is small enough to look at all of them in a loss
 SURE = 1e-3  # probabilities end here, or one sure pixel had an endless logit
 
 
@@ -33,23 +34,30 @@ class Groups:
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
         """Values (B, N, H/4, W/4), each pixel's the mean over its group, in the same shape; float32."""
-        height, width = self.pixels.shape[-2:]
+        return self._mean(values, self.pixels.flatten(2)).unflatten(2, self.pixels.shape[-2:])
+
+    def average_at(self, values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """As `average`, for some pixels alone: (B, N, n). places: (n,) int64, of pixels in row-major order."""
+        return self._mean(values, self.pixels.flatten(2)[..., places])
+
+    def _mean(self, values: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: (B, 2 + E, n). Returns (B, N, n), what each pixel's group has of the values on average."""
         held = to_cells(values.float())
         # Coordinates alone survive 16 bits, where sharding casts what passes between modules; their squares would not.
-        place, look = self.pixels.float().split([2, self.pixels.shape[1] - 2], 1)
-        there, alike, weight = self.cells.float().split([2, look.shape[1], 1], 1)
+        place, look = pixels.float().split([2, pixels.shape[1] - 2], 1)
+        there, alike, weight = self.cells.float().flatten(2).split([2, look.shape[1], 1], 1)
         # -|p - q|^2 as a dot product: |p|^2 is the same for all cells, and a softmax does not see it
         asked = torch.cat([2 * place, look, torch.ones_like(place[:, :1])], 1)
         given = torch.cat([there, alike, weight - there.square().sum(1, keepdim=True)], 1)
         # One width for all three, as fused attention asks for, which never holds the table of pixels and cells.
         widest = -(-max(held.shape[1], asked.shape[1]) // 8) * 8
         q, k, v = (
-            F.pad(x.flatten(2).transpose(1, 2), (0, widest - x.shape[1])).contiguous()[:, None]
-            for x in (asked, given, held)
+            F.pad(x.transpose(1, 2), (0, widest - x.shape[1])).contiguous()[:, None]
+            for x in (asked, given, held.flatten(2))
         )
         with torch.autocast(q.device.type, enabled=False):
             mean = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
-        return mean[..., : values.shape[1]].transpose(1, 2).unflatten(2, (height, width))
+        return mean[..., : values.shape[1]].transpose(1, 2)
 
     def settle(self, logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Mask logits (B, N, H/4, W/4) of which a share, (B, N) in 0..1, is decided by groups. float32."""
@@ -103,6 +111,15 @@ def middles(height: int, width: int, device: torch.device) -> torch.Tensor:
     y = (torch.arange(height, device=device) + 0.5 - height / 2) / unit
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / unit
     return torch.stack(torch.meshgrid(y, x, indexing="ij"))
+
+
+def scattered(height: int, width: int) -> torch.Tensor:
+    """(n,) int64: a quarter of a map's pixels in row-major order, one a row and column of every 4 x 4 of them, so that
+    each of a cell's four corners is there as often as the others. All pixels of a map with fewer than `FEW`."""
+    if height * width < FEW:
+        return torch.arange(height * width)
+    first = torch.tensor([0, 2, 1, 3]).repeat(-(-height // 4))[:height]
+    return (torch.arange(width) % 4 == first[:, None]).flatten().nonzero()[:, 0]
 
 
 def to_cells(maps: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from vlseg.losses.path import Near, path_loss
 from vlseg.losses.slots import slot_losses
 from vlseg.losses.target_aware import pooled, stray_activation, talent_losses, target_contrast, twins
 from vlseg.models.configuration import VLSegConfig
+from vlseg.models.grouping import scattered
 from vlseg.models.modeling import VLSegOutput
 from vlseg.models.path_head import grammar_of
 from vlseg.training.batches import Batch
@@ -94,7 +95,8 @@ def loss_sums(output: VLSegOutput, batch: Batch, config: VLSegConfig, weights: L
         if batch.ignored is not None:
             open_ = open_ | batch.ignored.any(1, keepdim=True)
         things = with_outside(coarse.regions, shrink(open_, _size(coarse.regions))[0][:, 0])
-        grouped = group_loss(output.groups.average(things), things)
+        some = scattered(*_size(things)).to(things.device)  # neighbours have much the same to say
+        grouped = group_loss(output.groups.average_at(things, some), things.flatten(2)[..., some])
         losses["group"] = weights.group * (grouped * valid.sum(1)).sum()
     targets = batch.packed.path_targets
     if output.path_logits is not None and targets is not None and weights.path:
