@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from vlseg.losses.mask import IGNORE
 from vlseg.models.presets import build_preset
@@ -76,6 +77,30 @@ def test_groups_learn_from_regions_and_from_nothing_that_is_open(made):
     batch.nouns = torch.nn.functional.pad(batch.nouns, (0, 1), value=-1)
     assert loss_sums(output, batch, model.config, LossSection())["group"].item() == pytest.approx(without.item())
     assert abs(without.item() - losses["group"].item()) > 1e-3
+
+
+def test_scenes_are_seen_at_the_models_own_size_as_when_it_answers():
+    """`resize`: the picture is the one that the model answers, and the truth of the scene's own size is met."""
+    world = SpriteWorld()
+    model, processor = build_preset("tiny", world.vocabulary(), len(world.nouns), 0)
+    processor.image["area"] = 128 * 128
+    drawn, seen = (
+        SceneBatches(DataSection(seed=1, queries=5), [Stage(9, 2, [[64, 64]], resize)], processor, 9)[4]
+        for resize in (False, True)
+    )
+    assert seen.pixels.shape == (2, 128, 128, 3)
+    asked = torch.cat([processor.pixel_values(Image.fromarray(picture.numpy())) for picture in drawn.pixels])
+    torch.testing.assert_close(processor.normalise(seen.pixels), asked)
+    assert torch.equal(drawn.regions, seen.regions)
+    output = model(pixel_values=asked, **seen.packed.tensors())
+    truth = wanted(seen, None, output.mask_logits.shape[-2:])
+    assert truth.masks.shape == output.mask_logits.shape
+    torch.testing.assert_close(truth.masks, wanted(drawn, None, (64, 64)).masks)
+    losses = loss_sums(output, seen, model.config, LossSection(edge=1.0))
+    sum(losses.values()).backward()
+    assert model.pixel_encoder.trunk.stem[0].weight.grad.abs().sum() > 0
+    output.mask_logits = 40 * truth.masks - 20
+    assert loss_sums(output, seen, model.config, LossSection())["mask"] < 0.05 * losses["mask"]
 
 
 def test_weights_scale_their_own_loss(made):

@@ -166,11 +166,14 @@ class VLSegProcessor:
         new_height, new_width = (min(max(side, multiple), limit) for side in sides)
         return new_height, new_width
 
+    def resized(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """An RGB picture as the model sees it, (H, W, 3) uint8. size: (H, W), else `input_size`."""
+        height, width = size or self.input_size(image.height, image.width)
+        return np.array(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+
     def pixel_values(self, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
         """An RGB picture to (1, 3, H, W) float32, resized and normalised. size: (H, W), else `input_size`."""
-        height, width = size or self.input_size(image.height, image.width)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        return self.normalise(torch.from_numpy(np.array(resized))[None])
+        return self.normalise(torch.from_numpy(self.resized(image, size))[None])
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in channels-last memory, mean and std taken out."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from vlseg.models.packing import Packed, pack_queries
@@ -22,7 +23,8 @@ from vlseg.worlds.sprites import Scene, SpriteWorld
 class Batch:
     """B images with K queries over M regions (all objects of the image).
 
-    pixels: (B, H, W, 3) uint8. regions: (B, M, H, W) uint8 masks. nouns: (B, M) int64, -1 where unknown or no region.
+    pixels: (B, H, W, 3) uint8, as the model sees them. regions: (B, M, H, W) uint8 masks, at the size of the pixels or
+    at that of the scene they were resized from. nouns: (B, M) int64, -1 where unknown or no region.
     targets, distractors: (B, K, M) bool. packed: the queries. ignored: (B, K, H, W) bool, pixels that no mask loss of
     the query looks at, or None where no query has any. source: name of the data set; problems: what was left out of it.
     """
@@ -45,8 +47,8 @@ class Batch:
         return Batch(packed=packed, **{**held, **moved})
 
 
-def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:
-    """Scenes of one size to a batch."""
+def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor, resize: bool = False) -> Batch:
+    """Scenes of one size to a batch. resize: to the size at which the model sees such pictures when it answers."""
     most = max(len(s.objects) for s in scenes)
     k_max = max(len(s.queries) for s in scenes)
     height, width = scenes[0].ids.shape
@@ -62,7 +64,7 @@ def collate_scenes(scenes: Sequence[Scene], processor: VLSegProcessor) -> Batch:
             targets[b, k, list(query.targets)] = True
             distractors[b, k, list(query.distractors)] = True
     packed = pack_queries([[processor.query_ids(q.text) for q in s.queries] for s in scenes], processor.pad_id, k_max)
-    pixels = np.stack([s.image for s in scenes])
+    pixels = np.stack([processor.resized(Image.fromarray(s.image)) if resize else s.image for s in scenes])
     arrays = {"pixels": pixels, "regions": regions, "nouns": nouns, "targets": targets, "distractors": distractors}
     tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Batch(packed=packed, **tensors)
@@ -107,5 +109,5 @@ class SceneBatches(Dataset):
             self.world.scene(self.data.seed, 1024 * step + i, (height, width), self.data.queries)
             for i in share(stage.images, self.parts, part)
         ]
-        batch = collate_scenes(scenes, self.processor)
+        batch = collate_scenes(scenes, self.processor, stage.resize)
         return batch if self.paths is None else self.paths(batch)

@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 @dataclass
 class Stage:
-    """Part of a run: up to step `until`, `images` pictures a step over all ranks, of one of `sizes` [height, width]."""
+    """Part of a run: up to step `until`, `images` pictures a step over all ranks, of one of `sizes` [height, width].
+
+    resize: whether the model sees them at its own size (`model.area`), as it does at inference, or as they are drawn.
+    """
 
     until: int
     images: int
     sizes: list[list[int]]
+    resize: bool = False
 
 
 @dataclass

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from vlseg.data.dataset import Dataset
@@ -98,9 +97,8 @@ def prepare(
 
     targets = [{region(rle, k) for rle in query.masks or []} for k, query in enumerate(queries)]
     distractors = [{region(rle, k) for rle in query.distractors} - targets[k] for k, query in enumerate(queries)]
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     ids = [processor.query_ids(query.text) for query in queries]
-    return Ready(np.asarray(resized), maps, targets, distractors, ignored, ids), problems
+    return Ready(processor.resized(picture, size), maps, targets, distractors, ignored, ids), problems
 
 
 def collate_samples(ready: Sequence[Ready], processor: VLSegProcessor) -> Batch:
