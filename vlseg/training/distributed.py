@@ -155,6 +155,11 @@ class Engine:
         """The number type of a forward pass. DeepSpeed's own would turn every weight into bfloat16."""
         if not self.deepspeed:
             return self.accelerator.autocast()
+        from deepspeed.runtime.zero import parameter_offload
+
+        # ZeRO-3's stack of the modules that are running, of which the first is the model. Recomputing stops in the
+        # middle of modules and leaves them there, and what the model returns of its own weights would become theirs.
+        del parameter_offload.FWD_MODULE_STACK[1:]
         on = self.config.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=on)
 
