@@ -306,6 +306,28 @@ def test_a_masked_query_sees_its_mask_and_never_nothing():
     assert (~many[0, ::2].all(-1)).float().mean().item() == pytest.approx(0.25, abs=0.06)
 
 
+# presence ------------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def test_states_begin_without_a_say_on_presence_and_then_have_one():
+    """And what they say rests on the words' state and on where the query points."""
+    models = [build_preset("tiny", WORDS, nouns=7, seed=3, head={"presence_dim": width}) for width in (0, 16)]
+    (without, processor), (grown, _) = models
+    grown.load_state_dict(without.state_dict(), strict=False)
+    given = inputs(processor)
+    torch.testing.assert_close(grown(**given).evidence, without(**given).evidence)
+    states = grown.mask_head.presence_states
+    states.mix[-1].weight.normal_()
+    difference = grown(**given).evidence - without(**given).evidence
+    assert difference.abs().min() > 1e-3
+    for k, text in enumerate(QUERIES):
+        torch.testing.assert_close(grown(**inputs(processor, [[text]])).evidence[0, 0], grown(**given).evidence[0, k])
+    hidden, state, ground = torch.randn(1, 2, 32), torch.randn(1, 2, 32), torch.randn(1, 2, 3, 4)
+    said = states(hidden, state, ground)
+    others = states(hidden + torch.randn(32), state, ground), states(hidden, state, 5 * ground)
+    assert all(((said - other).abs() > 1e-4).all() for other in others)
+    torch.testing.assert_close(states(hidden, state, ground + 3), said)  # a softmax does not see it
+
+
 # configuration -------------------------------------------------------------------------------------------------------
 HEAD = {"dim": 32, "embed_dim": 16, "detail_dim": 8, "layers": 1, "heads": 4, "nouns": 0, "noun_dim": 16}
 HEAD |= {"presence": False, "kind": "dot", "blocks": 2, "fusion": "none", "slots": 1}

@@ -52,7 +52,7 @@ def step(model, processor, batch, weights=PLAIN, matrix_lr=0.0):
 
 FORMS = [
     ({}, {}, 0.0),
-    ({"slots": 3, "presence": True, "ground": 16, "group": 8}, {"stray": 0.3, "edge": 1.0}, 0.01),
+    ({"slots": 3, "presence": True, "presence_dim": 8, "ground": 16, "group": 8}, {"stray": 0.3, "edge": 1.0}, 0.01),
     ({"fusion": "rca"}, {"target_form": "talent"}, 0.0),
 ]
 

@@ -225,8 +225,9 @@ def test_a_checkpoint_grows_a_new_part_of_its_head(tmp_path):
     first.processor.save_pretrained(tmp_path / "old")
     AcceleratorState._reset_state(True)
     config = tiny(tmp_path / "b")
-    config.model.source, config.model.head = str(tmp_path / "old"), {"presence": True}
+    config.model.source, config.model.head = str(tmp_path / "old"), {"presence": True, "presence_dim": 8}
     grown = Trainer(config).plain
+    assert grown.mask_head.presence_states.mix[0].weight.abs().sum() > 0
     assert grown.mask_head.presence.mix[0].weight.abs().sum() > 0
     kept = grown.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in first.plain.state_dict().items())

@@ -42,6 +42,7 @@ class VLSegConfig(PretrainedConfig):
         "nouns": 0,  # prototypes of the dense noun contrast; 0: none
         "noun_dim": 64,
         "presence": False,  # the mask head has its say on whether there is a referent
+        "presence_dim": 0,  # width in which that say also weighs the language model's states; 0: it does not
         "kind": "dot",  # how a query reads the pixels: dot, eomt, sam (see `models/heads`)
         "blocks": 4,  # of the ViT over the pyramid (eomt)
         "fusion": "none",  # or "rca": words and pixels meet before the head (see `models/heads/fusion.py`)

@@ -99,6 +99,32 @@ class PresenceFromPixels(nn.Module):
         return self.mix(seen.to(next(self.mix.parameters()).dtype))[..., 0].float()
 
 
+class PresenceFromStates(nn.Module):
+    """More evidence, from what words and image have come to: the language model's state beyond its two token logits,
+    the state that has read the pixels, and how surely the query points at one place."""
+
+    def __init__(self, hidden: int, dim: int, width: int, points: bool):
+        """hidden: width of the language model's states; dim: of the head's; width: of this layer; points: whether the
+        head has `grounding`. Begins with no say."""
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mix = nn.Sequential(nn.Linear(hidden + dim + 2 * points, width), nn.GELU(), last)
+
+    def forward(self, hidden: torch.Tensor, state: torch.Tensor, ground: torch.Tensor | None) -> torch.Tensor:
+        """hidden: (B, K, H); state: (B, K, D); ground: (B, K, rows, columns), scores of the image tokens.
+
+        Returns (B, K) float32.
+        """
+        told = [self.norm(hidden).float(), state.float()]
+        if ground is not None:
+            logs = F.log_softmax(ground.flatten(2), dim=-1)
+            told += [logs.amax(-1, keepdim=True), (logs.exp() * logs).sum(-1, keepdim=True)]  # highest, and -entropy
+        return self.mix(torch.cat(told, -1).to(self.norm.weight.dtype))[..., 0].float()
+
+
 class MaskHead(nn.Module):
     """The "dot" head over the pyramid of `PixelDecoder`, and what all heads share (see `vlseg/models/heads`).
 
@@ -119,6 +145,9 @@ class MaskHead(nn.Module):
         self.to_detail = nn.Linear(dim, head["detail_dim"]) if head["detail_dim"] else None
         self.to_noun = nn.Linear(dim, head["noun_dim"]) if head["nouns"] else None
         self.presence = PresenceFromPixels(dim) if head["presence"] else None
+        self.presence_states: PresenceFromStates | None = None
+        if head["presence"] and head["presence_dim"]:
+            self.presence_states = PresenceFromStates(hidden, dim, head["presence_dim"], bool(head["ground"]))
         if head["nouns"]:
             self.trust = nn.Linear(dim, 1)  # how much the name alone says; little for "the largest object"
             nn.init.zeros_(self.trust.weight)
@@ -247,6 +276,8 @@ class MaskHead(nn.Module):
             self.gather(masks)
         if self.presence is not None:
             masks.presence = self.presence(masks.state, masks.coarse[0], masks.coarse[-1])
+            if self.presence_states is not None:
+                masks.presence = masks.presence + self.presence_states(hidden, masks.state, ground)
         return masks
 
     def gather(self, masks: Masks) -> None:
