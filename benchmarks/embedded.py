@@ -79,7 +79,7 @@ def measure(system: Any, count: int, parts: int) -> dict[str, Any]:
     def by(cases: list[Any]) -> dict[str, float]:
         kinds = by_kind([c for c in cases if not c.absent])
         whole = float(np.mean([c.iou for c in cases if not c.absent]))
-        return {"all": whole, **{k: s["mIoU"] for k, s in kinds.items()}}
+        return {"overall": whole, **{k: s["mIoU"] for k, s in kinds.items()}}
 
     # Parts are judged by their masks alone (threshold 0), or a rejection would hide what the mask is worth.
     ablations = {"whole model": by(score(system, few, 0.0))}

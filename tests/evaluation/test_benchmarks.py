@@ -65,6 +65,7 @@ def test_the_embedded_models_numbers(script, tiny_folder):
     assert set(found["parts"]["mIoU"]) == {
         "whole model", "queries of another image", "without pixel-encoder", "without image-prefix"
     }  # fmt: skip
+    assert all("overall" in scores for scores in found["parts"]["mIoU"].values())  # "all" is a kind of expression
     found |= {"model": "tiny", "presence": embedded.calibrate(system, 3)}
     assert 0 < found["presence"]["threshold"] < 1
     rows = embedded.table(found).splitlines()
