@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tower": "convnext_atto",
         "tower_dim": 320,
         "text": {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 6, "num_attention_heads": 4},
-        "head": {"presence": True, "ground": 64, "group": 32},
+        "head": {"presence": True, "presence_dim": 64, "ground": 64, "group": 32},
     },
     "tiny": {
         "tower": "test_convnext",
